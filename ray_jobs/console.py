@@ -1,0 +1,94 @@
+"""The quiet console: one progress line per stage, and a closing table of what was made and where."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+__all__ = ["Console", "Stage"]
+
+
+class Stage:
+    """One running stage; `advance` counts, `note` changes the text at the end of the line."""
+
+    def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
+        self._progress, self._task, self._unit = progress, task, unit
+        self._start = time.monotonic()
+        self.count = 0
+
+    def advance(self, n: int = 1) -> None:
+        """Count n more units."""
+        self.to(self.count + n)
+
+    def to(self, count: int) -> None:
+        """Set the absolute count."""
+        self.count = count
+        rate = f"{self.rate:,.1f} {self._unit}/s"
+        self._progress.update(self._task, completed=count, rate=rate)
+
+    def note(self, text: str) -> None:
+        """Show a short text behind the rate (loss, trial, file)."""
+        self._progress.update(self._task, note=text)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the stage began."""
+        return time.monotonic() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Units per second since the stage began."""
+        return self.count / max(self.seconds, 1e-9)
+
+
+class Console:
+    """What a job says: stages, notes, warnings, a table at the end. Everything goes to standard output."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
+        self._rich = RichConsole(highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One plain line."""
+        self._rich.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line that stands out."""
+        self._rich.print(f"! {text}", style="yellow", markup=False)
+
+    def error(self, text: str) -> None:
+        """What went wrong and what to do."""
+        self._rich.print(f"error: {text}", style="red", markup=False)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "items") -> Iterator[Stage]:
+        """A progress line with count, rate and time left; one closing line stays behind."""
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        progress = Progress(*columns, console=self._rich, transient=True)
+        with progress:
+            task = progress.add_task(name, total=total, rate="", note="")
+            stage = Stage(progress, task, unit)
+            yield stage
+        if not stage.count:
+            self.say(f"{name:<12} {stage.seconds:.1f} s")
+            return
+        of_total = f" of {total}" if total is not None and stage.count != total else ""
+        rate = f"({stage.rate:,.1f} {unit}/s)" if stage.seconds > 0.5 else ""
+        self.say(f"{name:<12} {stage.count}{of_total} {unit} in {stage.seconds:.1f} s {rate}")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """A closing table."""
+        table = Table(*columns, title=title, title_justify="left", title_style="bold")
+        for row in rows:
+            table.add_row(*map(str, row))
+        self._rich.print(table)

@@ -1,0 +1,73 @@
+"""What every job's command line has in common: --config, --dry-run, --verbose, key=value overrides."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ray_jobs.console import Console
+from usfm.config import Config, load_config
+from usfm.errors import UsfmError
+
+__all__ = ["RECIPES", "main"]
+
+C = TypeVar("C", bound=Config)
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def main(
+    config_class: type[C],
+    run: Callable[[C, Console], object],
+    plan: Callable[[C], Mapping[str, Any]],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str,
+    recipe: str | None = None,
+) -> int:
+    """Parse a job's command line, load its config and run it.
+
+    Args:
+        config_class: the job's config model.
+        run: does the work.
+        plan: derives what would be done; it must touch nothing. `--dry-run` prints it.
+        argv: arguments, None = those of the process.
+        description: shown by `--help`.
+        recipe: built-in recipe that is used without `--config`.
+
+    Returns:
+        The exit status: 0 done, 2 the user has something to mend.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, epilog="Overrides are dotted, e.g. optim.lr=3e-4; see ray_jobs/recipes/."
+    )
+    parser.add_argument("--config", help="YAML recipe: a path, or the name of a built-in one")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and plan, touch nothing")
+    parser.add_argument("--verbose", action="store_true", help="show Ray's own messages")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args(argv)
+    console = Console(args.verbose)
+    try:
+        config = load_config(config_class, recipe_path(args.config or recipe), args.overrides)
+        if args.dry_run:
+            console.say(config.to_yaml() + "--- plan\n" + json.dumps(dict(plan(config)), indent=2, default=str))
+            return 0
+        run(config, console)
+    except UsfmError as error:
+        console.error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.error("interrupted; run the same command again to go on")
+        return 130
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+def recipe_path(name: str | None) -> Path | None:
+    """A path as given, or a built-in recipe by its name with or without `.yaml`."""
+    if name is None or Path(name).exists():
+        return None if name is None else Path(name)
+    built_in = RECIPES / f"{Path(name).stem}.yaml"
+    return built_in if built_in.exists() and Path(name).parent in (Path(), RECIPES) else Path(name)

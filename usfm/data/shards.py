@@ -1,0 +1,154 @@
+"""Shards on disk: Arrow IPC files by split and organ, and the index that names them.
+
+shards/
+index.json                     schema version, fingerprint of the ingest, one entry per file
+train/breast/00000.arrow       rows of `ROW_SCHEMA`, uncompressed (images are), memory-mapped
+val/..., test/...
+ledger.json, ledger.csv        licences and provenance, counted
+quarantine.csv                 what was refused, and why
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from usfm.data.schema import ROW_SCHEMA, SCHEMA_VERSION
+from usfm.errors import ShardError
+
+__all__ = ["INDEX_NAME", "ShardFile", "ShardIndex", "ShardReader", "write_index", "write_shard"]
+
+INDEX_NAME = "index.json"
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One shard: `path` relative to the root, all its rows of one split and one organ."""
+
+    path: str
+    split: str
+    organ: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def write_shard(root: Path, name: str, split: str, organ: str, rows: pa.Table) -> ShardFile:
+    """Write one shard atomically (a killed writer leaves no half file) and say what was written."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, ROW_SCHEMA) as writer:
+        # one record batch per file: row r of the file is row r of the batch, without a search
+        for batch in rows.cast(ROW_SCHEMA).combine_chunks().to_batches():
+            writer.write_batch(batch)
+    os.replace(partial, path)
+    data = path.read_bytes()
+    return ShardFile(name, split, organ, rows.num_rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+def write_index(root: Path, fingerprint: str, files: Iterable[ShardFile]) -> None:
+    """Write `index.json` last and atomically: shards without it are not a data set."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": fingerprint,
+        "files": [asdict(file) for file in files],
+    }
+    partial = root / (INDEX_NAME + ".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, root / INDEX_NAME)
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The index of a set of shards. `fingerprint` names the ingest that made it."""
+
+    root: Path
+    fingerprint: str
+    files: tuple[ShardFile, ...]
+
+    @classmethod
+    def load(cls, root: str | Path) -> "ShardIndex":
+        """Read `root/index.json`.
+
+        Raises:
+            ShardError: no index there, not readable, or of another schema version.
+        """
+        path = Path(root) / INDEX_NAME
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            files = tuple(ShardFile(**entry) for entry in document["files"])
+            version, fingerprint = document["schema_version"], document["fingerprint"]
+        except FileNotFoundError:
+            raise ShardError(f"no shards at {root} ({INDEX_NAME} is missing); run `usfm ingest` first") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{path} is damaged ({error}); run `usfm ingest` again") from None
+        if version != SCHEMA_VERSION:
+            raise ShardError(
+                f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}; run `usfm ingest` again"
+            )
+        return cls(Path(root), fingerprint, files)
+
+    def select(
+        self, split: str, organs: Sequence[str] | None = None, exclude: Sequence[str] = ()
+    ) -> dict[str, list[ShardFile]]:
+        """Shards of a split by organ, organs in name order.
+
+        Raises:
+            ShardError: an organ that was asked for has no rows in the split, or nothing is left.
+        """
+        chosen: dict[str, list[ShardFile]] = {}
+        for file in sorted(self.files, key=lambda f: (f.organ, f.path)):
+            wanted = organs is None or file.organ in organs
+            if file.split == split and wanted and file.organ not in exclude and file.rows:
+                chosen.setdefault(file.organ, []).append(file)
+        missing = sorted(set(organs or ()) - set(chosen) - set(exclude))
+        if missing or not chosen:
+            known = sorted({f.organ for f in self.files if f.split == split})
+            wanted_text = ", ".join(missing) or "any organ"
+            raise ShardError(f"no {split} rows of {wanted_text} in {self.root}; it holds {', '.join(known)}")
+        return chosen
+
+
+class ShardReader:
+    """Random access to the rows of a set of shards through memory maps; files open on first use."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._batches: dict[str, pa.RecordBatch] = {}
+
+    def batch(self, path: str) -> pa.RecordBatch:
+        """The rows of one shard as one record batch (zero-copy).
+
+        Raises:
+            ShardError: the file is missing or is not a shard.
+        """
+        if path not in self._batches:
+            try:
+                source = pa.memory_map(str(self.root / path))
+                reader = pa.ipc.open_file(source)
+                self._batches[path] = reader.get_batch(0)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise ShardError(f"shard {self.root / path} cannot be read: {error}") from None
+        return self._batches[path]
+
+    def take(self, path: str, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.RecordBatch:
+        """Rows of one shard, in the order asked for."""
+        return self.batch(path).select(list(columns)).take(pa.array(rows))
+
+    def table(self, files: Iterable[ShardFile]) -> pa.Table:
+        """All rows of some shards as one table, in the order of `files`."""
+        batches = [self.batch(file.path) for file in files]
+        return pa.Table.from_batches(batches, ROW_SCHEMA)
+
+    @cached_property
+    def index(self) -> ShardIndex:
+        """The index beside the shards."""
+        return ShardIndex.load(self.root)

@@ -1,0 +1,69 @@
+"""Random draws as pure functions of (seed, purpose, key): no generator state to save, none to lose.
+
+A draw is a hash of its address. `mix64` is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014, written anew); the same bits come out of numpy and of
+torch, on CPU and on CUDA, whatever the batch or the number of workers.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["generator", "mix64", "stream_key", "uniform"]
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MUL_1 = 0xBF58476D1CE4E5B9
+_MUL_2 = 0x94D049BB133111EB
+
+
+def stream_key(seed: int, *purpose: str | int) -> int:
+    """A 63-bit key that names one stream of draws, e.g. `stream_key(seed, "patch mask")`."""
+    text = "\x1f".join([str(seed), *map(str, purpose)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def generator(seed: int, *purpose: str | int) -> np.random.Generator:
+    """A numpy generator for one purpose; equal arguments give equal draws."""
+    return np.random.default_rng(stream_key(seed, *purpose))
+
+
+def _signed(value: int) -> int:
+    """A 64-bit pattern as the signed integer that torch stores."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical (unsigned) right shift; torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix64(x: torch.Tensor) -> torch.Tensor:
+    """The SplitMix64 finaliser on int64 bit patterns of any shape: a bijection that looks random."""
+    x = (x ^ _shift(x, 30)) * _signed(_MUL_1)
+    x = (x ^ _shift(x, 27)) * _signed(_MUL_2)
+    return x ^ _shift(x, 31)
+
+
+def uniform(key: int, index: torch.Tensor, draws: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1), a pure function of (key, index, draw number).
+
+    Args:
+        key: from `stream_key`.
+        index: (B,) int64 sample indices, on any device.
+        draws: numbers per sample.
+
+    Returns:
+        (B, draws) float32 on the device of `index`, multiples of 2**-24.
+    """
+    counter = torch.arange(1, draws + 1, dtype=torch.int64, device=index.device)
+    base = mix64(index.to(torch.int64) * _signed(_GOLDEN) + key)
+    bits = mix64(base[:, None] + counter[None, :] * _signed(_GOLDEN))
+    return _shift(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def permutation(key: Sequence[int | str], n: int) -> npt.NDArray[np.int64]:
+    """A permutation of range(n), a pure function of `key` (its first item is the seed)."""
+    return generator(int(key[0]), *key[1:]).permutation(n).astype(np.int64)
