@@ -1,0 +1,131 @@
+"""The frequency mask of USFM: whole annuli of the centred Fourier spectrum are stopped, per image.
+
+Source: USFM (arXiv 2401.00153), frequency band-stop masking. The form is known; its parameters are not:
+the defaults reproduce the rings of the paper's figure.
+"""
+
+import math
+from typing import Literal, Self
+
+import torch
+from pydantic import Field
+
+from usfm.config import Config
+from usfm.errors import ConfigError
+from usfm.rng import stream_key, uniform
+
+__all__ = ["BandStopConfig", "band_masks", "band_radii", "band_stop", "choose_bands", "removed_spectrum"]
+
+
+class BandStopConfig(Config):
+    """Radii of the bands and the share that is removed; all unknown in the paper, hence switches.
+
+    Attributes:
+        protect: R_0, radius in cycles per image of the disc that is never removed (DC, lowest frequencies).
+        base: R_1, outer radius of the first band.
+        growth: f; a band is floor(f R_k) wide ...
+        max_step: m; ... but at most this.
+        ratio: share of the K bands that is removed, floor(ratio K); 0 switches the frequency mask off.
+        reference_px: image side for which the radii are given; at another side they are scaled (rounded, at
+            least 1), so that a band means the same spatial frequency relative to the pixel grid. None = never.
+    """
+
+    protect: int = Field(default=16, ge=1)
+    base: int = Field(default=45, ge=1)
+    growth: float = Field(default=0.72, gt=0)
+    max_step: int = Field(default=35, ge=1)
+    ratio: float = Field(default=0.67, ge=0, le=1)
+    reference_px: int | None = Field(default=224, ge=2)
+
+    @classmethod
+    def preset(cls, name: Literal["figure", "fine"]) -> Self:
+        """`figure`: the three rings of the paper's figure. `fine`: about a dozen narrow bands."""
+        if name == "figure":
+            return cls()
+        return cls(protect=8, base=16, growth=0.2, max_step=16)
+
+    def radii(self, size_px: int) -> list[int]:
+        """`band_radii` at this image side."""
+        scale = size_px / self.reference_px if self.reference_px else 1.0
+        protect, base, step = (max(1, round(scale * r)) for r in (self.protect, self.base, self.max_step))
+        return band_radii(size_px, protect, base, self.growth, step)
+
+    def removed(self, size_px: int) -> int:
+        """How many bands are removed per image, floor(ratio K).
+
+        Raises:
+            ConfigError: the mask is on, yet no band would be removed.
+        """
+        bands = len(self.radii(size_px)) - 1
+        removed = math.floor(self.ratio * bands)
+        if self.ratio > 0 and removed < 1:
+            raise ConfigError(
+                f"band-stop ratio {self.ratio} of {bands} bands at {size_px} px removes none; raise the ratio, "
+                "make bands narrower, or set it to 0 to switch the frequency mask off"
+            )
+        return removed
+
+
+def band_radii(size_px: int, protect: int, base: int, growth: float, max_step: int) -> list[int]:
+    """Radii R_0 < R_1 < ... < R_K of the band-stop annuli, in cycles per image.
+
+    R_0 = protect, R_1 = base, R_{k+1} = R_k + min(floor(growth R_k), max_step) while it is <= size_px // 2.
+    Band k removes R_k < d <= R_{k+1}; the disc d <= R_0 and the corners d > R_K are never removed.
+
+    Raises:
+        ConfigError: unless 0 < protect < base <= size_px // 2 and every step is at least 1.
+    """
+    centre = size_px // 2
+    if not 0 < protect < base <= centre:
+        raise ConfigError(
+            f"band radii need 0 < protect < base <= {centre} (half of {size_px} px), "
+            f"got protect={protect}, base={base}"
+        )
+    if math.floor(growth * base) < 1 or max_step < 1:
+        raise ConfigError(
+            f"bands would not grow: floor({growth} * {base}) and max_step={max_step} must be at least 1"
+        )
+    radii = [protect, base]
+    while (following := radii[-1] + min(math.floor(growth * radii[-1]), max_step)) <= centre:
+        radii.append(following)
+    return radii
+
+
+def band_masks(size_px: int, radii: list[int], device: torch.device | None = None) -> torch.Tensor:
+    """The bands as a constant (K, N, N) bool in the centred spectrum, True = in the band.
+
+    d is the Euclidean distance to (N // 2, N // 2), where `fftshift` puts DC.
+    """
+    axis = torch.arange(size_px, device=device) - size_px // 2
+    squared = axis[:, None] ** 2 + axis[None, :] ** 2  # integers: the edges are exact
+    return torch.stack([(squared > a * a) & (squared <= b * b) for a, b in zip(radii[:-1], radii[1:], strict=True)])
+
+
+def choose_bands(index: torch.Tensor, bands: int, removed: int, seed: int) -> torch.Tensor:
+    """Which bands are removed, (B, K) bool, True = removed; uniform without replacement, per image."""
+    draws = uniform(stream_key(seed, "band stop"), index, bands)
+    rank = draws.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return rank < removed
+
+
+def removed_spectrum(masks: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Union of the chosen bands per image, (B, N, N) bool in the centred spectrum, True = removed."""
+    return torch.einsum("bk,kij->bij", chosen.float(), masks.float()) > 0.5
+
+
+def band_stop(images: torch.Tensor, masks: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Remove the chosen bands: |ifft2(ifftshift(B * fftshift(fft2(x))))|, batched, in float32 outside autocast.
+
+    Args:
+        images: (B, C, N, N) float32 in [0, 1]: the absolute value is meant for un-normalised images.
+        masks: (K, N, N) bool from `band_masks`.
+        chosen: (B, K) bool, True = removed.
+
+    Returns:
+        (B, C, N, N) float32.
+    """
+    keep = torch.fft.ifftshift(~removed_spectrum(masks, chosen), dim=(-2, -1))[:, None]
+    with torch.autocast(device_type=images.device.type, enabled=False):
+        spectrum = torch.fft.fft2(images.float())
+        stopped: torch.Tensor = torch.fft.ifft2(spectrum * keep).abs()
+        return stopped

@@ -1,0 +1,133 @@
+"""The encoder: BEiT-style ViT with one shared relative position bias, timm's `Beit` in three sizes.
+
+Source: known from the key list of the authors' released weights (ViT-B/16, 224 px, LayerScale 0.1, no absolute
+positions, q and v biases). timm's `Beit` is this network; nothing of it is written again here.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from timm.models.beit import Beit
+from torch import nn
+
+from usfm.config import Config
+
+__all__ = ["SIZES", "Encoder", "EncoderConfig", "fold_patch_kernel"]
+
+# width, depth, heads
+SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+MaskToken = Literal["added", "replace", "none"]
+
+
+class EncoderConfig(Config):
+    """The encoder's shape.
+
+    Attributes:
+        size: tiny (5.5 M parameters), small (22 M) or base (86 M, the paper's).
+        img_px: side of the square input.
+        patch_px: side of a patch.
+        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+        layer_scale: initial LayerScale.
+        mean: subtracted from grey values in [0, 1]; the mean of ImageNet's three.
+        std: divided by; likewise.
+        mask_token: how a learnt token marks hidden patches: "added" to the embedding (A2MIM, default),
+            "replace" it (SimMIM), or "none".
+    """
+
+    size: Literal["tiny", "small", "base"] = "base"
+    img_px: int = Field(default=224, ge=16)
+    patch_px: int = Field(default=16, ge=2)
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    layer_scale: float = Field(default=0.1, gt=0)
+    mean: float = 0.449
+    std: float = Field(default=0.226, gt=0)
+    mask_token: MaskToken = "added"
+
+    @model_validator(mode="after")
+    def _divides(self) -> "EncoderConfig":
+        if self.img_px % self.patch_px:
+            raise ValueError(f"img_px {self.img_px} is not a multiple of patch_px {self.patch_px}")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return SIZES[self.size][0]
+
+    @property
+    def grid(self) -> int:
+        """Patches per side."""
+        return self.img_px // self.patch_px
+
+
+class Encoder(nn.Module):
+    """Grey images to tokens. Normalises its own input, so every caller passes grey values in [0, 1]."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, depth, heads = SIZES[config.size]
+        self.beit = Beit(
+            img_size=config.img_px,
+            patch_size=config.patch_px,
+            in_chans=1,
+            num_classes=0,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            drop_path_rate=config.drop_path,
+            init_values=config.layer_scale,
+            use_abs_pos_emb=False,
+            use_rel_pos_bias=False,
+            use_shared_rel_pos_bias=True,
+            use_fc_norm=False,  # keeps the final norm of the released weights
+        )
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if config.mask_token != "none" else None
+        if self.mask_token is not None:
+            nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, images: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode.
+
+        Args:
+            images: (B, 1, S, S) float32 grey values in [0, 1].
+            hidden: (B, S // P, S // P) bool token mask, True = hidden; None = nothing is hidden.
+
+        Returns:
+            (B, 1 + N, D) tokens after the final norm, CLS first, patches in row order.
+        """
+        return self.intermediates(images, [], hidden)[1]
+
+    def intermediates(
+        self, images: torch.Tensor, blocks: list[int], hidden: torch.Tensor | None = None
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """As `forward`, and the tokens (B, 1 + N, D) after some blocks (counted from 1), before the norm."""
+        beit = self.beit
+        tokens = beit.patch_embed((images - self.config.mean) / self.config.std)  # (B, N, D)
+        if hidden is not None and self.mask_token is not None:
+            marked = hidden.flatten(1)[..., None].to(tokens.dtype)  # (B, N, 1)
+            if self.config.mask_token == "replace":
+                tokens = tokens * (1 - marked)
+            tokens = tokens + self.mask_token.to(tokens.dtype) * marked
+        tokens = torch.cat([beit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        bias = beit.rel_pos_bias()  # (heads, 1 + N, 1 + N), once per forward for all blocks
+        taken = []
+        for number, block in enumerate(beit.blocks, start=1):
+            tokens = block(tokens, shared_rel_pos_bias=bias)
+            if number in blocks:
+                taken.append(tokens)
+        normed: torch.Tensor = beit.norm(tokens)
+        return taken, normed
+
+
+def fold_patch_kernel(weight: torch.Tensor) -> torch.Tensor:
+    """A patch kernel for grey input that equals the RGB one on grey replicated three times.
+
+    Args:
+        weight: (D, 3, P, P).
+
+    Returns:
+        (D, 1, P, P), the sum over channels.
+    """
+    return weight.sum(dim=1, keepdim=True)

@@ -1,0 +1,78 @@
+"""AdamW with the field's parameter groups, and a warm-up + cosine rate that follows the sample count."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from usfm.config import Config
+
+__all__ = ["OptimConfig", "learning_rate", "make_optimizer", "set_learning_rate"]
+
+
+class OptimConfig(Config):
+    """Optimizer and schedule; defaults are SimMIM's for ViT-B (unknown in USFM).
+
+    Attributes:
+        lr: base rate for a global batch of `base_batch`; the peak is lr x batch / base_batch.
+        base_batch: see `lr`.
+        weight_decay: none on 1-D tensors, biases, tokens and the relative position bias.
+        beta1: of AdamW.
+        beta2: of AdamW.
+        warmup: share of the run with a linearly rising rate.
+        final_lr_ratio: rate at the end over the peak.
+        clip_norm: largest gradient norm; 0 switches clipping off.
+    """
+
+    lr: float = Field(default=1e-4, gt=0)
+    base_batch: int = Field(default=512, ge=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    final_lr_ratio: float = Field(default=0.01, ge=0, le=1)
+    clip_norm: float = Field(default=5.0, ge=0)
+
+    def peak_lr(self, batch: int) -> float:
+        """The highest rate of a run with this global batch."""
+        return self.lr * batch / self.base_batch
+
+
+def learning_rate(config: OptimConfig, batch: int, samples_seen: int, total_samples: int) -> float:
+    """Rate for the step that starts after `samples_seen` samples: linear warm-up, then half a cosine."""
+    peak = config.peak_lr(batch)
+    warm = config.warmup * total_samples
+    if samples_seen < warm:
+        return peak * (samples_seen + batch) / (warm + batch)
+    progress = min(1.0, (samples_seen - warm) / max(total_samples - warm, 1))
+    floor = peak * config.final_lr_ratio
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over two groups: with and without weight decay."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in _trainable(model):
+        (plain if parameter.ndim <= 1 or _is_token(name) else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every group, times the group's `lr_scale` if it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _is_token(name: str) -> bool:
+    return name.endswith(("cls_token", "mask_token", "relative_position_bias_table"))
