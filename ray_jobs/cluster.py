@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from usfm.config import Config
+from usfm.errors import EnvironmentProblem
 
-__all__ = ["RAY_ENVIRONMENT", "ClusterConfig", "connect"]
+__all__ = ["RAY_ENVIRONMENT", "ClusterConfig", "connect", "quiet_loggers", "require", "set_environment"]
 
 RAY_ENVIRONMENT = {
     # Checked with Ray 2.60. Each is set only where the user has not set it.
@@ -85,6 +86,23 @@ def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
         ray.shutdown()
         if own_token:
             os.environ.pop("RAY_AUTH_TOKEN", None)
+
+
+def require(cpus: float, gpus: float = 0) -> None:
+    """Refuse what the cluster can never place; Ray itself would wait for ever.
+
+    Raises:
+        EnvironmentProblem: fewer CPUs or GPUs than asked for, on a cluster that does not grow by itself.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    for name, wanted in {"CPU": cpus, "GPU": gpus}.items():
+        if have.get(name, 0) < wanted:
+            raise EnvironmentProblem(
+                f"this job needs {wanted:g} {name}s (workers plus one for reading), the cluster has "
+                f"{have.get(name, 0):g}; lower workers or {name.lower()}s_per_worker, or add nodes"
+            )
 
 
 def quiet_loggers() -> None:

@@ -39,7 +39,7 @@ class WorkerContext(Protocol):
         """Sum a tensor over workers; every worker gets the result."""
 
     def report(self, metrics: Mapping[str, Any], checkpoint: Path | None = None, name: str | None = None) -> None:
-        """Publish metrics and, from rank 0, a checkpoint folder, which is moved. All ranks call it equally often."""
+        """Publish metrics and, from rank 0, a checkpoint folder, which is moved. All ranks call it."""
 
     def restore(self) -> contextlib.AbstractContextManager[Path | None]:
         """The folder of the checkpoint to go on from, or None."""

@@ -1,7 +1,7 @@
 """AdamW with the field's parameter groups, and a warm-up + cosine rate that follows the sample count."""
 
 import math
-from collections.abc import Iterator
+import re
 
 import torch
 from pydantic import Field
@@ -51,27 +51,45 @@ def learning_rate(config: OptimConfig, batch: int, samples_seen: int, total_samp
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over two groups: with and without weight decay."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in _trainable(model):
-        (plain if parameter.ndim <= 1 or _is_token(name) else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+def make_optimizer(model: nn.Module, config: OptimConfig, layer_decay: float = 1.0) -> torch.optim.AdamW:
+    """AdamW over groups by weight decay and depth.
+
+    Args:
+        model: parameters that do not require gradients are left out.
+        config: optimizer.
+        layer_decay: rate scale per block away from the output: block k of n (from 1) gets
+            layer_decay ** (n + 1 - k), the embedding layer_decay ** (n + 1), the rest 1. Source: BEiT.
+    """
+    blocks = [int(m.group(1)) for name, _ in model.named_parameters() if (m := _BLOCK.search(name))]
+    depth = max(blocks, default=-1) + 1
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = 0.0 if parameter.ndim <= 1 or _is_token(name) else config.weight_decay
+            scale = layer_decay ** _distance(name, depth)
+            groups.setdefault((decay, scale), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": p, "weight_decay": decay, "lr_scale": scale} for (decay, scale), p in groups.items()],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every group, times the group's `lr_scale` if it has one."""
+    """Set the rate of every group, times the group's `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("lr_scale", 1.0)
+        group["lr"] = rate * group["lr_scale"]
 
 
-def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+_BLOCK = re.compile(r"\.blocks\.(\d+)\.")
+
+
+def _distance(name: str, depth: int) -> int:
+    """Blocks between a parameter and the head."""
+    if block := _BLOCK.search(name):
+        return depth - int(block.group(1))
+    embedding = ("patch_embed", "cls_token", "mask_token", "relative_position_bias_table")
+    return depth + 1 if any(part in name for part in embedding) else 0
 
 
 def _is_token(name: str) -> bool:

@@ -1,0 +1,179 @@
+"""Pre-training on Ray: `python -m ray_jobs.pretrain --config ray_jobs/recipes/pretrain_tiny.yaml optim.lr=3e-4`."""
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ray_jobs import job
+from ray_jobs.cluster import ClusterConfig, connect, require
+from ray_jobs.console import Console, Stage
+from usfm.data.stream import ImageStream
+from usfm.errors import NonFiniteLoss, UsfmError
+from usfm.train.checkpoint import latest_checkpoint, read_state
+from usfm.train.journal import read_journal
+from usfm.train.pretrain import PretrainConfig, PretrainPlan, pretrain
+from usfm.train.rundir import open_run
+
+__all__ = ["PretrainJobConfig", "main", "plan", "run"]
+
+
+class PretrainJobConfig(PretrainConfig):
+    """A pre-training run and where it runs.
+
+    Attributes:
+        workers: train workers; the global batch does not change with them.
+        gpus_per_worker: 1 = one GPU each with nccl, 0 = CPU with gloo.
+        cpus_per_worker: CPUs that Ray reserves for a worker; at least one CPU has to be left for reading.
+        max_failures: restarts from the last checkpoint after a lost worker or node; -1 = no limit.
+        cluster: Ray.
+    """
+
+    workers: int = Field(default=1, ge=1)
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    cpus_per_worker: float = Field(default=0.5, gt=0)
+    max_failures: int = Field(default=3, ge=-1)
+    cluster: ClusterConfig = ClusterConfig()
+
+    def science(self) -> PretrainConfig:
+        """The part that decides the result."""
+        return PretrainConfig.build(self.model_dump(include=set(PretrainConfig.model_fields)))
+
+
+PLACEMENT = tuple(set(PretrainJobConfig.model_fields) - set(PretrainConfig.model_fields))
+"""Keys that may change when a run goes on."""
+
+
+def plan(config: PretrainJobConfig) -> dict[str, Any]:
+    """What would be done: sizes, rates, masks, shares, and the step at which an interrupted run goes on."""
+    stream = ImageStream(config.data, config.seed)
+    found = latest_checkpoint(Path(config.run_dir))
+    derived = PretrainPlan.derive(config, stream, config.workers).to_json()
+    return {**derived, "resumes_at_step": read_state(found)["step"] if found else 0, "run_dir": config.run_dir}
+
+
+def run(config: PretrainJobConfig, console: Console) -> Path:
+    """Run, or go on with, a pre-training run; returns its folder.
+
+    Raises:
+        NonFiniteLoss: training stopped before a step; the message names the file with the sample ids.
+        UsfmError: a worker failed more often than `max_failures`.
+    """
+    run_dir = Path(config.run_dir).absolute()
+    shards = str(Path(config.data.shards).absolute())  # workers have other working directories
+    config = config.model_copy(
+        update={"run_dir": str(run_dir), "data": config.data.model_copy(update={"shards": shards})}
+    )
+    derived = PretrainPlan.derive(config, ImageStream(config.data, config.seed), config.workers)
+    open_run(run_dir, config, derived.to_json(), may_change=(*PLACEMENT, "checkpoint_every", "keep_checkpoints"))
+    with connect(config.cluster, console.verbose):
+        require(config.workers * config.cpus_per_worker + 1, config.workers * config.gpus_per_worker)
+        with _progress(console, run_dir, derived):
+            outcome = _fit(config)
+    if error := outcome.get("error"):
+        raise NonFiniteLoss(error)
+    console.say(f"checkpoint   {latest_checkpoint(run_dir)}")
+    return run_dir
+
+
+def _fit(config: PretrainJobConfig) -> dict[str, Any]:
+    import ray.train
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from ray_jobs.feed import stream_dataset
+
+    science, run_dir = config.science(), Path(config.run_dir)
+
+    def rest_of_stream() -> ray.data.Dataset:
+        # evaluated at every start of the worker group, so a restart reads nothing twice
+        found = latest_checkpoint(run_dir)
+        return stream_dataset(science, read_state(found)["step"] if found else 0, config.workers)
+
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config=science.model_dump(mode="json"),
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=config.gpus_per_worker > 0,
+            resources_per_worker={"CPU": config.cpus_per_worker}
+            | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+        datasets={"train": rest_of_stream},
+        dataset_config=DataConfig(datasets_to_split=["train"], enable_shard_locality=False),
+        run_config=RunConfig(
+            name=run_dir.name,
+            storage_path=str(run_dir.parent),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise UsfmError(
+            f"training failed: {error}. Checkpoints are in {run_dir}; --verbose shows the workers"
+        ) from error
+    return dict(result.return_value or {})
+
+
+def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
+    """Runs on every train worker; returns the last metrics, or the reason why the run must not be retried."""
+    from ray_jobs.feed import worker_feed
+    from ray_jobs.train_context import RayContext
+
+    config, context = PretrainConfig.build(values), RayContext()
+    try:
+        return pretrain(
+            config, context, lambda _, plan: worker_feed(config, plan, context.rank, context.world_size)
+        )
+    except NonFiniteLoss as error:
+        return {"error": str(error)}  # deterministic: a restart would meet it again
+
+
+@contextmanager
+def _progress(console: Console, run_dir: Path, derived: PretrainPlan) -> Iterator[None]:
+    """Follow the run's journal while `fit` blocks."""
+    done = threading.Event()
+    batch = derived.epoch_samples // derived.steps_per_epoch
+
+    def follow(stage: Stage) -> None:
+        while not done.wait(0.5):
+            _show(stage, run_dir, batch)
+
+    with console.stage("pretrain", derived.total_samples, "images") as stage:
+        thread = threading.Thread(target=follow, args=(stage,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            _show(stage, run_dir, batch)
+
+
+def _show(stage: Stage, run_dir: Path, batch: int) -> None:
+    rows = list(read_journal(run_dir))
+    if rows:
+        last = rows[-1]
+        stage.to(last["step"] * batch)
+        stage.note(
+            f"loss {last['loss']:.3f}  {last['images_per_s']:.0f} images/s  data wait {last['data_wait']:.0%}"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    return job.main(
+        PretrainJobConfig, run, plan, argv, recipe="pretrain_tiny",
+        description="Pre-train an encoder by spatial-frequency dual masked image modelling.",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The Ray Train version of `usfm.train.context.WorkerContext`."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.train import CheckpointUploadMode
+from torch import nn
+
+__all__ = ["RayContext"]
+
+
+class RayContext:
+    """One Ray Train worker; must be made inside the training function."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+        if self.device.type == "cpu":
+            # set by what this worker was given, not by the machine: results must not change with the neighbours
+            cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+            torch.set_num_threads(max(1, int(cpus)))
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """DistributedDataParallel over gloo or nccl; a single worker needs none."""
+        if self.world_size == 1:
+            return model.to(self.device)
+        wrapped: nn.Module = ray.train.torch.prepare_model(model)
+        return wrapped
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over workers."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None = None, name: str | None = None) -> None:
+        """Report to the controller; the checkpoint is uploaded behind the next steps, its folder then removed."""
+        ray.train.report(
+            dict(metrics),
+            checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)) if checkpoint else None,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        )
+
+    @contextlib.contextmanager
+    def restore(self) -> Iterator[Path | None]:
+        """The checkpoint that Ray Train holds to be the latest, as a local folder."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)

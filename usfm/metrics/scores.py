@@ -1,0 +1,38 @@
+"""Scores of the report, each stated with its rule for empty cases."""
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+
+__all__ = ["balanced_accuracy", "confusion", "dice"]
+
+
+def dice(predicted: npt.NDArray[np.integer], truth: npt.NDArray[np.integer], classes: int) -> float:
+    """Dice of one image, averaged over foreground classes, in [0, 1].
+
+    Args:
+        predicted: (H, W) class numbers.
+        truth: (H, W) class numbers.
+        classes: number of classes, background included.
+
+    Returns:
+        2 |A n B| / (|A| + |B|). A class that is absent from both scores 1, one that is in one alone scores 0.
+    """
+    scores = []
+    for number in range(1, classes):
+        a, b = predicted == number, truth == number
+        total = int(a.sum()) + int(b.sum())
+        scores.append(2 * int((a & b).sum()) / total if total else 1.0)
+    return float(np.mean(scores))
+
+
+def balanced_accuracy(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:
+    """Mean recall over the classes that occur in `truth` (scikit-learn), in [0, 1]."""
+    present = np.isin(predicted, truth)  # a predicted class without truth only costs recall, it has none of its own
+    return float(balanced_accuracy_score(truth, np.where(present, predicted, -1)))
+
+
+def confusion(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], classes: int) -> list[list[int]]:
+    """Counts (K, K): rows are the truth, columns the prediction."""
+    counts: list[list[int]] = confusion_matrix(truth, predicted, labels=list(range(classes))).tolist()
+    return counts
