@@ -1,0 +1,53 @@
+"""Data that tests share: a real corpus where there is one, a small simulated archive, a local cluster."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shard_factory import write_small_shards
+
+from usfm.data.simulate import write_archive
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TINY_COUNTS = {
+    "fetal_head": 9,
+    "nerve": 6,
+    "heart": 8,
+    "lung": 8,
+    "muscle": 4,
+    "breast": 4,
+    "liver": 4,
+    "carotid": 3,
+    "kidney": 3,
+}
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The folder of the real corpus; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("USFM_CORPUS") or REPOSITORY.parent / "shared" / "corpus")
+    if not (folder / "manifest.csv").is_file():
+        pytest.skip(f"no real corpus at {folder}; set USFM_CORPUS to a folder with a manifest.csv")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated archive with every medium; read-only. Its manifest is `tiny_archive / "manifest.csv"`."""
+    return write_archive(tmp_path_factory.mktemp("tiny_archive"), TINY_COUNTS).parent
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster of two CPUs for all tests that need one."""
+    from ray_jobs.cluster import ClusterConfig, connect
+
+    with connect(ClusterConfig(address="local", num_cpus=2, object_store_mb=512)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled shards of three organs, 64 px, read-only (see `shard_factory`)."""
+    return write_small_shards(tmp_path_factory.mktemp("small_shards"))

@@ -1,0 +1,75 @@
+"""One decoded grey frame, and the rules every decoder shares: size limits, grey values, which frames."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from usfm.errors import UnreadableFile
+
+__all__ = ["MAX_FRAME_PIXELS", "Frame", "check_size", "evenly_spaced", "to_eight_bits", "to_grey"]
+
+MAX_FRAME_PIXELS = 64_000_000
+"""Larger frames are refused from their header: no scanner makes them, decompression bombs do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One grey frame of a file.
+
+    Attributes:
+        pixels: (H, W) uint8, grey, contiguous.
+        index: number of the frame in its file, 0 for a still.
+        spacing_mm: size of a square pixel in mm, None where the file does not state one.
+        patient: the file's own patient identifier, "" if none. Personal data: hash it, never store it.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    index: int = 0
+    spacing_mm: float | None = None
+    patient: str = ""
+
+
+def evenly_spaced(count: int, limit: int) -> list[int]:
+    """At most `limit` frame numbers out of `count`, first and last included, without repeats."""
+    if limit >= count:
+        return list(range(count))
+    if limit == 1:
+        return [count // 2]  # the middle: clips often begin before the probe touches the skin
+    return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a frame by the size that its header states.
+
+    Raises:
+        UnreadableFile: no pixels, or more than `MAX_FRAME_PIXELS`.
+    """
+    if width < 1 or height < 1:
+        raise UnreadableFile(f"the header states a size of {width} x {height} pixels")
+    if width * height > MAX_FRAME_PIXELS:
+        raise UnreadableFile(
+            f"the header states {width} x {height} pixels; at most {MAX_FRAME_PIXELS / 1e6:.0f} megapixels are read"
+        )
+
+
+def to_grey(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B; equal channels come out unchanged.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+
+    Returns:
+        (H, W) uint8.
+    """
+    grey: npt.NDArray[np.uint8] = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    return grey
+
+
+def to_eight_bits(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Map low..high linearly to 0..255, rounded; values outside are clipped, a flat range becomes 0."""
+    if not high > low:
+        return np.zeros(values.shape, np.uint8)
+    scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
