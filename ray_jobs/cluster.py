@@ -23,6 +23,7 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # 2-4 times the requests per second on one proxy
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # do not hide GPUs from tasks that ask for none
     "RAY_memory_usage_threshold": "0.98",  # the out-of-memory monitor looks at the node, not at Ray's share
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's new console prints its table whatever the verbosity
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves a hospital's network unasked
     "OMP_NUM_THREADS": "1",  # one thread per Ray CPU; a torch worker sets its own count
@@ -35,7 +36,7 @@ class ClusterConfig(Config):
     Attributes:
         address: "auto" joins RAY_ADDRESS or a submitted job's cluster if there is one, else starts a local
             one; "local" always starts one; anything else is an address to join.
-        num_cpus: CPUs of a cluster that is started here; None = all of the machine.
+        num_cpus: CPUs of a cluster that is started here; None = all of the machine, at least 2.
         num_gpus: the same for GPUs.
         object_store_mb: shared memory of a cluster that is started here.
     """
@@ -78,7 +79,7 @@ def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
     if address == "local":
         # Tune over Train leaks placement groups when the dashboard's state API is off
         options |= {"include_dashboard": True, "object_store_memory": config.object_store_mb << 20}
-        options |= {"num_cpus": config.num_cpus or os.cpu_count(), "num_gpus": config.num_gpus}
+        options |= {"num_cpus": config.num_cpus or max(2, os.cpu_count() or 2), "num_gpus": config.num_gpus}
     ray.init(**options)
     try:
         yield

@@ -25,6 +25,7 @@ def main(
     *,
     description: str,
     recipe: str | None = None,
+    positional: str | None = None,
 ) -> int:
     """Parse a job's command line, load its config and run it.
 
@@ -35,6 +36,7 @@ def main(
         argv: arguments, None = those of the process.
         description: shown by `--help`.
         recipe: built-in recipe that is used without `--config`.
+        positional: key that an argument without "=" sets, e.g. the run's folder.
 
     Returns:
         The exit status: 0 done, 2 the user has something to mend.
@@ -45,8 +47,10 @@ def main(
     parser.add_argument("--config", help="YAML recipe: a path, or the name of a built-in one")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and plan, touch nothing")
     parser.add_argument("--verbose", action="store_true", help="show Ray's own messages")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("overrides", nargs="*", metavar=f"[{positional}] key=value" if positional else "key=value")
     args = parser.parse_args(argv)
+    if positional:
+        args.overrides = [text if "=" in text else f"{positional}={text}" for text in args.overrides]
     console = Console(args.verbose)
     try:
         config = load_config(config_class, recipe_path(args.config or recipe), args.overrides)

@@ -24,6 +24,7 @@ from usfm.models.heads import TaskModel
 from usfm.rng import generator, stream_key
 from usfm.train.context import WorkerContext
 from usfm.train.initial_weights import encoder_config_of, load_encoder
+from usfm.train.journal import Journal
 from usfm.train.optim import OptimConfig, learning_rate, make_optimizer, set_learning_rate
 
 __all__ = ["SCRATCH", "FinetuneConfig", "finetune"]
@@ -104,7 +105,8 @@ def finetune(config: FinetuneConfig, context: WorkerContext) -> dict[str, Any]:
     model.encoder.requires_grad_(not config.freeze_encoder)
     optimizer = make_optimizer(model, config.optim, config.layer_decay)
     wrapped = context.wrap(model)
-    folder, best, row = Path(config.run_dir), -1.0, {}
+    folder, best = Path(config.run_dir), -1.0
+    journal = Journal(folder) if context.rank == 0 else None
     for step in range(config.steps):
         rate = learning_rate(
             config.optim, config.batch_size, step * config.batch_size, config.steps * config.batch_size
@@ -113,16 +115,19 @@ def finetune(config: FinetuneConfig, context: WorkerContext) -> dict[str, Any]:
         loss = _step(config, context, wrapped, optimizer, train, chosen, step)
         if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
             score = evaluate(model, sets["val"], config.task, encoder.img_px, context.device).value
-            row = {"step": step + 1, "train_loss": loss, "val_value": score, "lr": rate}
+            row = {"train_loss": loss, "val_value": score, "lr": rate}
             if score > best and context.rank == 0:
                 _keep(folder / "best", model, _spec(config, encoder, train, chosen, score))
             best = max(best, score)
-            context.report({**row, "best_val_value": best})
+            context.report({"step": step + 1, **row, "best_val_value": best})
+            if journal is not None:
+                journal.write(step + 1, row)
     result: dict[str, Any] = {
         "metric": METRIC[config.task.kind], "val_value": best, "train_items": len(chosen),
         "train_groups": len({train.groups[n] for n in chosen}), "bundle": str(folder / "best"),
     }  # fmt: skip
-    if context.rank == 0:
+    if journal is not None:
+        journal.close()
         kept, _ = load_bundle(folder / "best", context.device)
         tested = evaluate(kept, sets["test"], config.task, encoder.img_px, context.device)
         (folder / "best" / "evaluation.json").write_text(json.dumps(tested.to_json(), indent=1) + "\n", "utf-8")

@@ -1,0 +1,126 @@
+"""Fine-tuning on Ray Train: `python -m ray_jobs.finetune --config ray_jobs/recipes/finetune_fetal_head.yaml`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ray_jobs import job
+from ray_jobs.cluster import ClusterConfig, connect, require
+from ray_jobs.console import Console
+from usfm.data.tasks import load_task
+from usfm.errors import UsfmError
+from usfm.train.finetune import SCRATCH, FinetuneConfig, finetune
+from usfm.train.rundir import open_run
+
+__all__ = ["FinetuneJobConfig", "fit", "main", "plan", "run"]
+
+
+class FinetuneJobConfig(FinetuneConfig):
+    """A fine-tuning run and where it runs.
+
+    Attributes:
+        workers: train workers; they share the batch.
+        gpus_per_worker: GPUs of each; 0 = CPU.
+        cpus_per_worker: CPUs that Ray reserves for each.
+        cluster: Ray.
+    """
+
+    workers: int = Field(default=1, ge=1)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    cluster: ClusterConfig = ClusterConfig()
+
+    def science(self) -> FinetuneConfig:
+        """The part that decides the result."""
+        return FinetuneConfig.build(self.model_dump(include=set(FinetuneConfig.model_fields)))
+
+
+def absolute(config: FinetuneConfig) -> FinetuneConfig:
+    """The same run with absolute folders: workers have other working directories."""
+    folders = {"run_dir": str(Path(config.run_dir).absolute()), "shards": str(Path(config.shards).absolute())}
+    if config.init != SCRATCH:
+        folders["init"] = str(Path(config.init).absolute())
+    return config.model_copy(update=folders)
+
+
+def plan(config: FinetuneJobConfig) -> dict[str, Any]:
+    """What would be trained on what."""
+    sets = load_task(config.shards, config.task)
+    return {
+        "classes": config.task.class_names,
+        "items": {split: len(data) for split, data in sets.items()},
+        "patients": {split: len(set(data.groups)) for split, data in sets.items()},
+        "encoder": config.resolved_encoder().model_dump(),
+        "image_views": config.steps * config.batch_size,
+    }
+
+
+def run(config: FinetuneJobConfig, console: Console) -> Path:
+    """Fine-tune; returns the folder of the best bundle."""
+    science = absolute(config.science())
+    folder = Path(science.run_dir)
+    open_run(folder, science, plan(config))
+    with connect(config.cluster, console.verbose):
+        require(config.workers * config.cpus_per_worker, config.workers * config.gpus_per_worker)
+        with console.stage("finetune", None, "steps") as stage:
+            result = fit(science, config.workers, config.cpus_per_worker, config.gpus_per_worker, [])
+            stage.to(config.steps)
+    console.table(science.task.name, ("score", "value"), [
+        (f"{result['metric']} on test", f"{result['value']:.3f}"),
+        (f"{result['metric']} on validation", f"{result['val_value']:.3f}"),
+        ("training images", f"{result['train_items']} of {result['train_groups']} patients"),
+        ("bundle", result["bundle"]),
+    ])  # fmt: skip
+    return Path(result["bundle"])
+
+
+def fit(config: FinetuneConfig, workers: int, cpus: float, gpus: float, callbacks: list[Any]) -> dict[str, Any]:
+    """One fine-tuning run as a Ray Train job on the connected cluster.
+
+    Raises:
+        UsfmError: a worker failed.
+    """
+    import ray.train
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    folder = Path(config.run_dir)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config=config.model_dump(mode="json"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        run_config=RunConfig(name=folder.name, storage_path=str(folder.parent), callbacks=callbacks),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise UsfmError(f"fine-tuning in {folder} failed: {error}") from error
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _train_worker(values: dict[str, Any]) -> None:
+    from ray_jobs.train_context import RayContext
+
+    finetune(FinetuneConfig.build(values), RayContext())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    return job.main(
+        FinetuneJobConfig, run, plan, argv, recipe="finetune_fetal_head",
+        description="Fine-tune a head on an encoder, on all or a fraction of the labels.",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
