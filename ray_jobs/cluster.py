@@ -21,6 +21,7 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # without it the dashboard's Train page answers 500
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",  # a cold `import torch` on a busy node takes a while
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # 2-4 times the requests per second on one proxy
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above turns it on: a port per replica, slow to undeploy
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # do not hide GPUs from tasks that ask for none
     "RAY_memory_usage_threshold": "0.98",  # the out-of-memory monitor looks at the node, not at Ray's share
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's new console prints its table whatever the verbosity
@@ -108,7 +109,8 @@ def require(cpus: float, gpus: float = 0) -> None:
 
 def quiet_loggers() -> None:
     """Keep Ray's libraries to errors in this process; `--verbose` brings them back."""
-    import ray.data  # noqa: F401  (its import configures its logger)
+    import ray.data
+    import ray.serve  # noqa: F401  (importing these configures their loggers)
 
     for name in ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -10,13 +10,16 @@ from rich.table import Table
 
 __all__ = ["Console", "Stage"]
 
+LOG_EVERY_S = 15.0
+
 
 class Stage:
     """One running stage; `advance` counts, `note` changes the text at the end of the line."""
 
-    def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
-        self._progress, self._task, self._unit = progress, task, unit
-        self._start = time.monotonic()
+    def __init__(self, progress: Progress, task: TaskID, unit: str, log: RichConsole | None) -> None:
+        self._progress, self._task, self._unit, self._log = progress, task, unit, log
+        self._start = self._logged = time.monotonic()
+        self._note = ""
         self.count = 0
 
     def advance(self, n: int = 1) -> None:
@@ -28,9 +31,15 @@ class Stage:
         self.count = count
         rate = f"{self.rate:,.1f} {self._unit}/s"
         self._progress.update(self._task, completed=count, rate=rate)
+        if self._log is not None and time.monotonic() - self._logged > LOG_EVERY_S:
+            self._logged = time.monotonic()
+            task = self._progress.tasks[self._task]
+            left = f", {task.time_remaining:.0f} s left" if task.time_remaining else ""
+            self._log.print(f"{task.description:<12} {count}/{task.total} {rate}{left} {self._note}", markup=False)
 
     def note(self, text: str) -> None:
         """Show a short text behind the rate (loss, trial, file)."""
+        self._note = text
         self._progress.update(self._task, note=text)
 
     @property
@@ -74,10 +83,11 @@ class Console:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        progress = Progress(*columns, console=self._rich, transient=True)
+        live = self._rich.is_terminal  # a log file gets a line now and then instead
+        progress = Progress(*columns, console=self._rich, transient=True, disable=not live)
         with progress:
             task = progress.add_task(name, total=total, rate="", note="")
-            stage = Stage(progress, task, unit)
+            stage = Stage(progress, task, unit, None if live else self._rich)
             yield stage
         if not stage.count:
             self.say(f"{name:<12} {stage.seconds:.1f} s")

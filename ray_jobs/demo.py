@@ -135,7 +135,9 @@ def _serve(config: DemoConfig, stages: _Stages, bundles: Sequence[Path], archive
         task = next(task for task in config.sweep.tasks if task.kind == "segmentation")
         name, body, shown = _unseen(stages.ingest.output, task, Path(archive))
         began = time.perf_counter()
-        answer = httpx.post(f"{url}/v1/segment?overlay=true", content=body, timeout=REQUEST_TIMEOUT_S)
+        # trust_env: a hospital's proxy settings must not catch a request to this very machine
+        with httpx.Client(trust_env=False, timeout=REQUEST_TIMEOUT_S) as client:
+            answer = client.post(f"{url}/v1/segment?overlay=true", content=body)
         seconds = time.perf_counter() - began
         if answer.status_code != httpx.codes.OK:
             raise UsfmError(f"POST {url}/v1/segment answered {answer.status_code}: {answer.text[:300]}")

@@ -153,6 +153,11 @@ def test_wrong_input_is_refused_through_the_proxy(client: httpx.Client) -> None:
     assert got == {code: (status, code) for code, (status, _) in attempts.items()}
 
 
+def test_an_image_above_grpc_s_4_mb_reaches_its_model(client: httpx.Client) -> None:
+    answer = client.post("/v1/embed", content=blank_png(2100, 2100)).json()
+    assert answer["image"]["width"] == 2100, answer
+
+
 def blank_png(height: int, width: int) -> bytes:
     stream = io.BytesIO()
     Image.new("1", (width, height)).save(stream, "PNG")

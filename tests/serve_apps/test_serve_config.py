@@ -91,3 +91,24 @@ def test_importing_the_entry_starts_no_ray_and_never_meets_ray_jobs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_build_takes_the_text_arguments_of_serve_run(bundles: dict[str, Path]) -> None:
+    from ray import serve
+
+    from serve_apps.app import build
+
+    assert isinstance(
+        build({"bundles": f"{bundles['nerve']},{bundles['tiny']}", "port": "9000"}), serve.Application
+    )
+    with pytest.raises(ConfigError, match="bundles is empty"):
+        build({})
+
+
+def test_switches_that_training_also_sets_have_the_same_value() -> None:
+    from ray_jobs import cluster as training
+    from serve_apps import cluster as serving
+
+    common = training.RAY_ENVIRONMENT.keys() & serving.RAY_ENVIRONMENT.keys()
+    assert "RAY_AUTH_MODE" in common
+    assert {k: training.RAY_ENVIRONMENT[k] for k in common} == {k: serving.RAY_ENVIRONMENT[k] for k in common}

@@ -16,7 +16,7 @@ from usfm.config import Config
 __all__ = ["SIZES", "Encoder", "EncoderConfig", "fold_patch_kernel"]
 
 # width, depth, heads
-SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+SIZES = {"nano": (96, 6, 3), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 MaskToken = Literal["added", "replace", "none"]
 
 
@@ -24,7 +24,8 @@ class EncoderConfig(Config):
     """The encoder's shape.
 
     Attributes:
-        size: tiny (5.5 M parameters), small (22 M) or base (86 M, the paper's).
+        size: nano (0.7 M parameters, for demonstrations and tests on a CPU), tiny (5.5 M), small (22 M) or base
+            (86 M, the paper's).
         img_px: side of the square input.
         patch_px: side of a patch.
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
@@ -35,7 +36,7 @@ class EncoderConfig(Config):
             "replace" it (SimMIM), or "none".
     """
 
-    size: Literal["tiny", "small", "base"] = "base"
+    size: Literal["nano", "tiny", "small", "base"] = "base"
     img_px: int = Field(default=224, ge=16)
     patch_px: int = Field(default=16, ge=2)
     drop_path: float = Field(default=0.1, ge=0, lt=1)

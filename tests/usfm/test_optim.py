@@ -1,0 +1,46 @@
+import math
+
+import pytest
+import torch
+
+from usfm.models.encoder import EncoderConfig
+from usfm.models.heads import TaskModel
+from usfm.train.optim import OptimConfig, learning_rate, make_optimizer, set_learning_rate
+
+
+def test_schedule_equals_its_closed_form() -> None:
+    config = OptimConfig(lr=1e-3, base_batch=512, warmup=0.1, final_lr_ratio=0.01)
+    total, batch, peak = 10_000, 100, 1e-3 * 100 / 512
+    for seen in range(0, total, batch):
+        if seen < 1000:
+            expected = peak * (seen + batch) / (1000 + batch)
+        else:
+            expected = peak * (0.01 + 0.99 * (1 + math.cos(math.pi * (seen - 1000) / 9000)) / 2)
+        assert learning_rate(config, batch, seen, total) == pytest.approx(expected, rel=1e-12)
+
+
+def test_layer_decay_and_weight_decay_reach_the_right_parameters() -> None:
+    model = TaskModel(EncoderConfig(size="tiny", img_px=32), "classification", 2)
+    optimizer = make_optimizer(model, OptimConfig(lr=1.0, weight_decay=0.05), layer_decay=0.5)
+    set_learning_rate(optimizer, 1.0)
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    named = {name: found[id(p)] for name, p in model.named_parameters()}
+    assert len(named) == len(list(model.parameters()))
+    assert named["head.linear.weight"] == (1.0, 0.05)
+    assert named["head.linear.bias"] == (1.0, 0.0)
+    assert named["encoder.beit.norm.weight"] == (1.0, 0.0)
+    assert named["encoder.beit.blocks.11.mlp.fc1.weight"] == (0.5, 0.05)
+    assert named["encoder.beit.blocks.0.attn.qkv.weight"] == (0.5**12, 0.05)
+    assert named["encoder.beit.blocks.0.gamma_1"] == (0.5**12, 0.0)
+    for name in ("cls_token", "rel_pos_bias.relative_position_bias_table", "patch_embed.proj.bias"):
+        assert named[f"encoder.beit.{name}"] == (0.5**13, 0.0)
+    assert named["encoder.beit.patch_embed.proj.weight"] == (0.5**13, 0.05)
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = TaskModel(EncoderConfig(size="tiny", img_px=32), "classification", 2)
+    model.encoder.requires_grad_(False)
+    optimizer = make_optimizer(model, OptimConfig())
+    count = sum(p.numel() for g in optimizer.param_groups for p in g["params"])
+    assert count == sum(p.numel() for p in model.head.parameters())
+    assert isinstance(optimizer, torch.optim.AdamW)

@@ -1,0 +1,181 @@
+"""A serving head in four verbs: decode bytes, preprocess, predict a batch, encode an answer. Plain torch.
+
+idea: LitServe's four verbs, written anew.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from usfm.config import Config
+from usfm.data.augment import resample
+from usfm.data.prepare import shrink
+from usfm.errors import CheckpointError, ConfigError
+from usfm.models.bundle import SPEC, BundleSpec, load_bundle
+from usfm.models.encoder import Encoder
+from usfm.predict.decode import Decoded, decode
+from usfm.predict.render import class_colour, overlay, png_base64
+
+__all__ = ["NOTICE", "Extras", "Predictor", "read_spec", "whole_image"]
+
+NOTICE = "Research use only. Not a medical device, not for diagnostic use."
+CANVAS_PX = 256
+"""Longest side that ingest stores and training sees, unless its recipe says otherwise."""
+
+
+class Extras(Config):
+    """What an answer may carry on request.
+
+    Attributes:
+        overlay: the image with class colours over it; segmentation only.
+        preview: the grey image itself, for clients that cannot draw the file (DICOM).
+    """
+
+    overlay: bool = False
+    preview: bool = False
+
+
+def read_spec(bundle_dir: str | Path) -> BundleSpec:
+    """What a bundle says of itself, without loading its weights.
+
+    Raises:
+        CheckpointError: there is no bundle.
+    """
+    try:
+        return BundleSpec.build(json.loads((Path(bundle_dir) / SPEC).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no model bundle at {bundle_dir} (no {SPEC} there); `usfm export` writes one from a run"
+        ) from None
+    except (OSError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{bundle_dir} is not a model bundle: {error}") from None
+
+
+def whole_image(pixels: npt.NDArray[np.uint8], out_px: int, canvas_px: int = CANVAS_PX) -> torch.Tensor:
+    """The evaluation view of training: shrunk as ingest does, on a canvas, the whole image to a square.
+
+    Args:
+        pixels: (H, W) uint8.
+        out_px: side of the result.
+        canvas_px: ingest's longest side and the canvas of training.
+
+    Returns:
+        (1, out_px, out_px) float32 in [0, 1].
+    """
+    stored = shrink(pixels, canvas_px)
+    height, width = stored.shape
+    canvas = np.zeros((1, canvas_px, canvas_px), np.uint8)
+    canvas[0, :height, :width] = stored
+    box = torch.tensor([[0.0, 0.0, height, width]])
+    return resample(torch.from_numpy(canvas), box, out_px)[0]
+
+
+class Predictor:
+    """One bundle on one device.
+
+    Raises:
+        CheckpointError: no bundle there, or damaged.
+    """
+
+    def __init__(
+        self, bundle_dir: str | Path, device: torch.device | str = "cpu", canvas_px: int = CANVAS_PX
+    ) -> None:
+        self.device = torch.device(device)
+        self.canvas_px = canvas_px
+        self._model: nn.Module
+        self._model, self.spec = load_bundle(Path(bundle_dir), self.device)
+        self._answer = {
+            "segmentation": self._segmentation,
+            "classification": self._classification,
+            "embedding": self._embedding,
+        }[self.spec.kind]
+
+    decode = staticmethod(decode)
+
+    def preprocess(self, decoded: Decoded) -> torch.Tensor:
+        """The whole image as the encoder's square, (1, S, S) float32 in [0, 1]."""
+        return whole_image(decoded.pixels, self.spec.encoder.img_px, self.canvas_px)
+
+    @torch.inference_mode()
+    def predict(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+        """One batched forward pass.
+
+        Args:
+            images: n tensors, each (1, S, S).
+
+        Returns:
+            n float32 tensors on the CPU: (K, S, S) logits, (K,) logits, or (D,) the mean patch token.
+        """
+        batch = torch.stack(images).to(self.device)  # (n, 1, S, S)
+        out: torch.Tensor = self._model(batch)
+        if isinstance(self._model, Encoder):
+            out = out[:, 1:].mean(dim=1)  # (n, 1 + N, D) -> (n, D), without CLS
+        return list(out.float().cpu())
+
+    def encode(self, raw: torch.Tensor, decoded: Decoded, extras: Extras | None = None) -> dict[str, Any]:
+        """An answer that can be written as JSON, from one output of `predict` and its image."""
+        extras = extras or Extras()
+        height, width = decoded.pixels.shape
+        answer: dict[str, Any] = {
+            "model": {key: getattr(self.spec, key) for key in ("name", "version", "kind", "licences")},
+            "image": {
+                "width": width,
+                "height": height,
+                "spacing_mm": decoded.spacing_mm,
+                "frame": decoded.frame,
+                "frames": decoded.frames,
+            },
+            "notice": NOTICE,
+        }
+        answer |= self._answer(raw, decoded, extras)
+        if extras.preview:
+            answer["image_png"] = png_base64(decoded.pixels)
+        return answer
+
+    def _segmentation(self, logits: torch.Tensor, decoded: Decoded, extras: Extras) -> dict[str, Any]:
+        mask, probability = label_map(logits, decoded.pixels.shape)
+        area = np.bincount(mask.ravel(), minlength=len(self.spec.classes))
+        inside = mask > 0
+        square_mm = None if decoded.spacing_mm is None else decoded.spacing_mm**2
+        answer: dict[str, Any] = {
+            "mask_png": png_base64(mask),
+            "classes": [
+                {
+                    "index": index,
+                    "name": name,
+                    "colour": class_colour(index),
+                    "area_px": int(area[index]),
+                    "area_mm2": None if square_mm is None else float(area[index] * square_mm),
+                }
+                for index, name in enumerate(self.spec.classes)
+            ],
+            "mean_foreground_probability": float(probability[inside].mean()) if inside.any() else None,
+        }
+        if extras.overlay:
+            answer["overlay_png"] = png_base64(overlay(decoded.pixels, mask))
+        return answer
+
+    def _classification(self, logits: torch.Tensor, _decoded: Decoded, _extras: Extras) -> dict[str, Any]:
+        shares = logits.double().softmax(dim=0).tolist()
+        top = max(range(len(shares)), key=shares.__getitem__)
+        return {
+            "probabilities": dict(zip(self.spec.classes, shares, strict=True)),
+            "top": {"name": self.spec.classes[top], "probability": shares[top]},
+        }
+
+    def _embedding(self, token: torch.Tensor, _decoded: Decoded, _extras: Extras) -> dict[str, Any]:
+        return {"length": len(token), "embedding": token.tolist()}
+
+
+def label_map(logits: torch.Tensor, size: tuple[int, ...]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Logits (K, S, S) at the image's own size (H, W): class indices uint8, and the winners' probability."""
+    full = F.interpolate(logits[None], size=list(size), mode="bilinear", align_corners=False)[0]  # (K, H, W)
+    best, winner = full.max(dim=0)
+    probability = torch.exp(best - full.logsumexp(dim=0))
+    return winner.to(torch.uint8).numpy(), probability.numpy()
