@@ -111,7 +111,8 @@ def fit(config: FinetuneConfig, workers: int, cpus: float, gpus: float, callback
 def _train_worker(values: dict[str, Any]) -> None:
     from ray_jobs.train_context import RayContext
 
-    finetune(FinetuneConfig.build(values), RayContext())
+    config = FinetuneConfig.build(values)
+    finetune(config, RayContext(Path(config.run_dir)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -127,7 +127,8 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
     from ray_jobs.feed import worker_feed
     from ray_jobs.train_context import RayContext
 
-    config, context = PretrainConfig.build(values), RayContext()
+    config = PretrainConfig.build(values)
+    context = RayContext(Path(config.run_dir))
     try:
         return pretrain(
             config, context, lambda _, plan: worker_feed(config, plan, context.rank, context.world_size)

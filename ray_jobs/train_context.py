@@ -12,13 +12,20 @@ import torch.distributed
 from ray.train import CheckpointUploadMode
 from torch import nn
 
+from usfm.train.checkpoint import latest_checkpoint
+
 __all__ = ["RayContext"]
 
 
 class RayContext:
-    """One Ray Train worker; must be made inside the training function."""
+    """One Ray Train worker; must be made inside the training function.
 
-    def __init__(self) -> None:
+    Resume looks at the run's folder itself, not at Ray's list of checkpoints: a checkpoint counts when its hashes
+    match, whoever wrote it, and the driver starts the stream from the very same one.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
@@ -52,10 +59,5 @@ class RayContext:
 
     @contextlib.contextmanager
     def restore(self) -> Iterator[Path | None]:
-        """The checkpoint that Ray Train holds to be the latest, as a local folder."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
+        """The newest whole checkpoint in the run's folder, which all nodes share."""
+        yield latest_checkpoint(self.run_dir)

@@ -38,9 +38,9 @@ def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_archive(tmp_path_factory.mktemp("tiny_archive"), TINY_COUNTS).parent
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of two CPUs for all tests that need one."""
+    """A local Ray cluster of two CPUs for the tests of one module."""
     from ray_jobs.cluster import ClusterConfig, connect
 
     with connect(ClusterConfig(address="local", num_cpus=2, object_store_mb=512)):

@@ -1,0 +1,96 @@
+"""Pre-training through Ray Data and Ray Train, against the same loop in a plain process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ray_jobs import pretrain as job
+from ray_jobs.console import Console
+from usfm.errors import ConfigError, EnvironmentProblem
+from usfm.train.checkpoint import latest_checkpoint, read_state
+from usfm.train.context import PlainContext
+from usfm.train.journal import read_journal
+from usfm.train.pretrain import local_feed, pretrain
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+TIMING = ("images_per_s", "data_wait")
+
+
+def config_of(shards: Path, run_dir: Path, **values) -> job.PretrainJobConfig:
+    base = {
+        "run_dir": str(run_dir), "seed": 5,
+        "data": {"shards": str(shards), "canvas_px": 64, "sampling": {"chunk_size": 24}},
+        "encoder": {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.2},
+        "objective": {"spatial_mask": {"unit_px": 8}},
+        "batch": {"global_size": 16, "micro_size": 4}, "epochs": 2, "epoch_samples": 80,
+        "optim": {"lr": 0.01}, "checkpoint_every": 4,
+    }  # fmt: skip
+    return job.PretrainJobConfig.build(base | values)
+
+
+def rows(run_dir: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in read_journal(run_dir)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the workers: sums are then added in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Ten steps in this process, without Ray."""
+    config = config_of(small_shards, tmp_path_factory.mktemp("plain")).science()
+    context = PlainContext(Path(config.run_dir), torch.device("cpu"))
+    pretrain(config, context, lambda stream, plan: local_feed(stream, plan, config, context))
+    return rows(Path(config.run_dir))
+
+
+def test_one_worker_goes_on_from_a_stop_and_equals_the_plain_process(
+    small_shards: Path, tmp_path: Path, undisturbed: list[dict]
+) -> None:
+    config = config_of(small_shards, tmp_path / "run")
+    context = PlainContext(tmp_path / "run", torch.device("cpu"))
+    science = config.science()
+    pretrain(science, context, lambda stream, plan: local_feed(stream, plan, science, context), stop_after=3)
+    assert job.plan(config)["resumes_at_step"] == 3
+    job.run(config, Console())
+    assert rows(tmp_path / "run") == undisturbed
+    state = read_state(latest_checkpoint(tmp_path / "run"))
+    assert (state["step"], state["samples"]) == (10, 160)
+
+
+def test_two_workers_see_the_same_global_batches(
+    small_shards: Path, tmp_path: Path, undisturbed: list[dict]
+) -> None:
+    run_dir = tmp_path / "run"
+    # without drop-path, the only draw that depends on the worker; the loop itself checks every sample index
+    still = {"encoder": {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}}
+    job.run(config_of(small_shards, run_dir, workers=2, **still), Console())
+    two = rows(run_dir)
+    assert [row["organ_count"] for row in two] == [row["organ_count"] for row in undisturbed]
+    plain = config_of(small_shards, tmp_path / "plain", **still).science()
+    context = PlainContext(Path(plain.run_dir), torch.device("cpu"))
+    pretrain(plain, context, lambda stream, plan: local_feed(stream, plan, plain, context))
+    one = rows(Path(plain.run_dir))
+    for name in ("loss", "spatial", "frequency", "grad_norm"):
+        assert np.allclose([r[name] for r in two], [r[name] for r in one], rtol=1e-3), name
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-6)
+    for name in ("config.yaml", "plan.json", "environment.json", "metrics.jsonl"):
+        assert (run_dir / name).stat().st_size > 0
+    assert list((run_dir / "tensorboard").glob("events*"))
+    # the folder holds this run now: another config is refused, the same one has nothing left to do
+    with pytest.raises(ConfigError, match="already holds a run with other values of optim"):
+        job.run(config_of(small_shards, run_dir, workers=2, optim={"lr": 1.0}, **still), Console())
+
+
+def test_what_can_never_be_placed_is_refused(small_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="needs 3 CPUs"):
+        job.run(config_of(small_shards, tmp_path / "run", workers=4, cpus_per_worker=0.5), Console())
