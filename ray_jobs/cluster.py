@@ -65,9 +65,9 @@ def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
     address: str | None = config.address
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "local"
-    own_token = address == "local" and os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN" not in os.environ
-    if own_token:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if address == "local" and os.environ["RAY_AUTH_MODE"] == "token":
+        # for the life of the process: Ray reads it once, and a second cluster here must get the same
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray  # the switches above are read at import
 
     if ray.is_initialized():
@@ -86,8 +86,6 @@ def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        if own_token:
-            os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 def require(cpus: float, gpus: float = 0) -> None:

@@ -45,9 +45,9 @@ def connect(config: ServeConfig, verbose: bool = False) -> Iterator[None]:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "local"
     own = address == "local"
-    own_token = own and os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN" not in os.environ
-    if own_token:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if own and os.environ["RAY_AUTH_MODE"] == "token":
+        # for the life of the process: Ray reads it once, and a second cluster here must get the same
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray  # the switches above are read at import
 
     options: dict[str, Any] = {"address": address, "log_to_driver": verbose, "configure_logging": verbose}
@@ -62,8 +62,6 @@ def connect(config: ServeConfig, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        if own_token:
-            os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 def quiet_loggers() -> None:
