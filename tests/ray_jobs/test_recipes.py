@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.demo import DemoConfig
+from ray_jobs.finetune import FinetuneJobConfig
+from ray_jobs.ingest import IngestConfig
+from ray_jobs.job import RECIPES
+from ray_jobs.pretrain import PretrainJobConfig
+from ray_jobs.sweep import SweepConfig, trials
+from usfm.config import Config, load_config
+from usfm.masking.patches import hidden_units
+
+JOBS: dict[str, type[Config]] = {
+    "demo.yaml": DemoConfig,
+    "finetune_fetal_head.yaml": FinetuneJobConfig,
+    "finetune_lung.yaml": FinetuneJobConfig,
+    "ingest.yaml": IngestConfig,
+    "label_efficiency_tiny.yaml": SweepConfig,
+    "pretrain_base.yaml": PretrainJobConfig,
+    "pretrain_tiny.yaml": PretrainJobConfig,
+}
+
+
+def load(name: str) -> Config:
+    return load_config(JOBS[name], RECIPES / name)
+
+
+def pretrain_of(name: str) -> PretrainJobConfig:
+    config = load(name)
+    return config.pretrain if isinstance(config, DemoConfig) else config
+
+
+def sweep_of(name: str) -> SweepConfig:
+    config = load(name)
+    return config.sweep if isinstance(config, DemoConfig) else config
+
+
+def names(*kinds: type[Config]) -> list[str]:
+    return [name for name, kind in JOBS.items() if kind in kinds]
+
+
+def test_every_recipe_has_its_job() -> None:
+    assert {path.name for path in RECIPES.iterdir()} == set(JOBS)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    config = load(name)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert load_config(JOBS[name], tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("name", names(PretrainJobConfig, DemoConfig))
+def test_pretraining_sizes_fit(name: str) -> None:
+    config = pretrain_of(name)
+    lanes = config.batch.lanes(config.workers)  # raises where they do not divide
+    assert lanes % config.workers == 0
+    assert lanes * config.batch.micro_size == config.batch.global_size
+    units, hidden = hidden_units(config.encoder.img_px, config.encoder.patch_px, config.objective.spatial_mask)
+    assert 0 < hidden < units**2
+    assert config.objective.frequency_mask.removed(config.encoder.img_px) >= 1
+    assert config.data.canvas_px >= config.encoder.img_px
+
+
+def test_the_base_recipe_is_the_papers_size() -> None:
+    config = pretrain_of("pretrain_base.yaml")
+    assert (config.encoder.size, config.encoder.grid) == ("base", 14)
+    assert hidden_units(224, 16, config.objective.spatial_mask) == (7, 30)  # 120 of 196 tokens
+    assert config.optim.peak_lr(config.batch.global_size) == pytest.approx(2e-4)
+    assert config.batch.lanes(config.workers) == config.workers  # one pass per worker and step
+
+
+@pytest.mark.parametrize("name", names(SweepConfig, DemoConfig))
+def test_sweeps_build_every_trial(name: str) -> None:
+    config = sweep_of(name)
+    made = trials(config)
+    sizes = [len(axis) for axis in (config.tasks, config.inits, config.fractions, config.seeds)]
+    assert len(made) == sizes[0] * sizes[1] * sizes[2] * sizes[3]
+    assert {trial.fraction for trial in made.values()} == set(config.fractions)
+    assert len({trial.run_dir for trial in made.values()}) == len(made)
+    for trial in made.values():
+        assert trial.batch_size % max(1, config.workers_per_trial) == 0
+
+
+@pytest.mark.parametrize("name", names(FinetuneJobConfig))
+def test_finetuning_starts_from_a_run_that_a_recipe_makes(name: str) -> None:
+    config = load(name)
+    assert isinstance(config, FinetuneJobConfig)
+    assert config.batch_size % config.workers == 0
+    assert config.init in {pretrain_of(recipe).run_dir for recipe in names(PretrainJobConfig)}
