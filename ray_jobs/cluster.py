@@ -14,7 +14,6 @@ __all__ = ["RAY_ENVIRONMENT", "ClusterConfig", "connect", "quiet_loggers", "requ
 
 RAY_ENVIRONMENT = {
     # Checked with Ray 2.60. Each is set only where the user has not set it.
-    "RAY_AUTH_MODE": "token",  # the default differs between ray.init, ray start and the clients
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # V2's parquet reader loses rows when a path is listed twice
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own console shows one line per stage
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # reports are throttled to one per poll; the default is 2 s
@@ -65,7 +64,9 @@ def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
     address: str | None = config.address
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local" and os.environ["RAY_AUTH_MODE"] == "token":
+    if address == "local":
+        # said, since the default differs between ray.init, ray start and clients; a joined cluster has its own
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         # for the life of the process: Ray reads it once, and a second cluster here must get the same
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray  # the switches above are read at import

@@ -16,7 +16,6 @@ __all__ = ["RAY_ENVIRONMENT", "connect", "set_environment"]
 
 RAY_ENVIRONMENT = {
     # Checked with Ray 2.60. Each is set only where the user has not set it.
-    "RAY_AUTH_MODE": "token",  # the default differs between ray.init, ray start and the clients
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # 2-4 times the requests per second on one proxy
     # the line above also opens a port of its own on each HTTP replica, and then a stop takes 30 s of draining
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
@@ -45,7 +44,9 @@ def connect(config: ServeConfig, verbose: bool = False) -> Iterator[None]:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "local"
     own = address == "local"
-    if own and os.environ["RAY_AUTH_MODE"] == "token":
+    if own:
+        # said, since the default differs between ray.init, ray start and clients; a joined cluster has its own
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         # for the life of the process: Ray reads it once, and a second cluster here must get the same
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray  # the switches above are read at import

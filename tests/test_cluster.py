@@ -58,7 +58,7 @@ def test_clusters_have_the_tested_ray_and_a_token(name: str) -> None:
     assert set(cluster) == CLUSTER_FIELDS
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert f"ray=={cluster['rayVersion']}" in pins
-    assert cluster["authOptions"] == {"mode": RAY_ENVIRONMENT["RAY_AUTH_MODE"]}
+    assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 

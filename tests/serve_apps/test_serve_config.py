@@ -110,5 +110,5 @@ def test_switches_that_training_also_sets_have_the_same_value() -> None:
     from serve_apps import cluster as serving
 
     common = training.RAY_ENVIRONMENT.keys() & serving.RAY_ENVIRONMENT.keys()
-    assert "RAY_AUTH_MODE" in common
+    assert "RAY_SERVE_THROUGHPUT_OPTIMIZED" in common
     assert {k: training.RAY_ENVIRONMENT[k] for k in common} == {k: serving.RAY_ENVIRONMENT[k] for k in common}
