@@ -29,8 +29,9 @@ def test_output_equals_timm_with_the_same_weights() -> None:
     torch.manual_seed(0)
     encoder = Encoder(SMALL).eval()
     width, depth, heads = SIZES["tiny"]
-    timm = Beit(img_size=64, in_chans=1, num_classes=0, embed_dim=width, depth=depth, num_heads=heads,
-                init_values=0.1, use_abs_pos_emb=False, use_shared_rel_pos_bias=True, use_fc_norm=False)  # fmt: skip
+    shape = {"embed_dim": width, "depth": depth, "num_heads": heads, "init_values": 0.1, "img_size": 64}
+    bias = {"use_abs_pos_emb": False, "use_shared_rel_pos_bias": True, "use_fc_norm": False}
+    timm = Beit(in_chans=1, num_classes=0, **shape, **bias)
     timm.eval()
     nn.init.normal_(encoder.beit.rel_pos_bias.relative_position_bias_table)
     timm.load_state_dict(encoder.beit.state_dict())
