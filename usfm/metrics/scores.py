@@ -2,7 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+from sklearn.metrics import confusion_matrix, recall_score
 
 __all__ = ["balanced_accuracy", "confusion", "dice"]
 
@@ -28,8 +28,8 @@ def dice(predicted: npt.NDArray[np.integer], truth: npt.NDArray[np.integer], cla
 
 def balanced_accuracy(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:
     """Mean recall over the classes that occur in `truth` (scikit-learn), in [0, 1]."""
-    present = np.isin(predicted, truth)  # a predicted class without truth only costs recall, it has none of its own
-    return float(balanced_accuracy_score(truth, np.where(present, predicted, -1)))
+    # a class that is predicted without occurring costs the others recall; it has none of its own
+    return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0))
 
 
 def confusion(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], classes: int) -> list[list[int]]:
