@@ -103,7 +103,7 @@ def run(config: DemoConfig, console: Console) -> Path:
         sweep_dir=swept,
         serve=sample,
         stages=stages.times,
-        command="make demo",
+        command=f"usfm demo run_dir={config.run_dir}",
     )
     report = _timed(stages, "report", lambda: build_report(inputs, folder / "report.html"), str)
     bundle_names = ",".join(map(str, bundles))
