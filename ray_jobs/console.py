@@ -20,11 +20,17 @@ class Stage:
         self._progress, self._task, self._unit, self._log = progress, task, unit, log
         self._start = self._logged = time.monotonic()
         self._note = ""
+        self._before = 0
         self.count = 0
 
     def advance(self, n: int = 1) -> None:
         """Count n more units."""
         self.to(self.count + n)
+
+    def resume(self, count: int) -> None:
+        """Start from what an earlier run has done; the rate counts only what is new."""
+        self._before = count
+        self.to(count)
 
     def to(self, count: int) -> None:
         """Set the absolute count."""
@@ -50,7 +56,7 @@ class Stage:
     @property
     def rate(self) -> float:
         """Units per second since the stage began."""
-        return self.count / max(self.seconds, 1e-9)
+        return (self.count - self._before) / max(self.seconds, 1e-9)
 
 
 class Console:

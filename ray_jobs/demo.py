@@ -105,7 +105,7 @@ def run(config: DemoConfig, console: Console) -> Path:
         stages=stages.times,
         command=f"usfm demo run_dir={config.run_dir}",
     )
-    report = _timed(stages, "report", lambda: build_report(inputs, folder / "report.html"), str)
+    report: Path = _timed(stages, "report", lambda: build_report(inputs, folder / "report.html"), str)
     bundle_names = ",".join(map(str, bundles))
     console.table(f"made in {time.perf_counter() - began:.0f} s", ("what", "where"), [
         ("report", report),

@@ -65,6 +65,7 @@ def run(config: ExportConfig, console: Console) -> Path:
         kind="embedding",
         name=config.name,
         encoder=encoder.config,
+        canvas_px=data.canvas_px,
         licences=sorted(set(rows["licence"].to_pylist())),
         trained_on=dict(sorted(Counter(rows["source"].to_pylist()).items())),
         metrics={"pretraining_samples": planned["samples"]},

@@ -16,29 +16,42 @@ import torch
 from ray.data import DataContext
 
 from usfm.data.stream import ImageStream, micro_batch_indices
+from usfm.errors import ConfigError
 from usfm.train.pretrain import Feed, MicroBatch, PretrainConfig, PretrainPlan
 
 __all__ = ["stream_dataset", "worker_feed"]
 
-BLOCK_IMAGES = 256  # about 16 MB of 256 px images: large enough to amortise a task, small for the object store
+BLOCK_BYTES = 32 << 20  # large enough to amortise a task, small for the object store
+MAX_BLOCK_BYTES = 96 << 20  # well below Ray Data's 128 MiB, above which it would cut a block in two
 
 
 def steps_per_block(config: PretrainConfig) -> int:
-    """Steps whose share of one lane makes up a block."""
-    return max(1, BLOCK_IMAGES // config.batch.micro_size)
+    """Steps whose share of one lane makes up a block.
+
+    Raises:
+        ConfigError: a single micro-batch is larger than a block may be.
+    """
+    size = config.batch.micro_size * config.data.canvas_px**2
+    if size > MAX_BLOCK_BYTES:
+        most = MAX_BLOCK_BYTES // config.data.canvas_px**2
+        raise ConfigError(
+            f"a micro-batch of {config.batch.micro_size} images of {config.data.canvas_px} px is too large for one "
+            f"block; set batch.micro_size to at most {most}"
+        )
+    return max(1, BLOCK_BYTES // size)
 
 
 def stream_dataset(config: PretrainConfig, start: int, world_size: int) -> ray.data.Dataset:
     """The rest of a run's stream from step `start`, as a dataset of whole blocks in order."""
     plan = PretrainPlan.derive(config, ImageStream(config.data, config.seed), world_size)
-    group = steps_per_block(config)
-    first_steps = range(start, plan.total_steps, group)
-    blocks = [{"first": first, "lane": lane} for first in first_steps for lane in range(plan.lanes)]
+    groups = -(-(plan.total_steps - start) // steps_per_block(config))
+    blocks = max(1, groups * plan.lanes)  # a run that is done still needs a dataset
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    read = _BlockReader(config, plan)
-    return ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
+    read = _BlockReader(config, plan, start)
+    # numbers alone travel to the tasks: nothing of the run's length is put into the object store
+    return ray.data.range(blocks, override_num_blocks=blocks).map_batches(
         read, batch_size=None, batch_format="numpy"
     )
 
@@ -46,23 +59,25 @@ def stream_dataset(config: PretrainConfig, start: int, world_size: int) -> ray.d
 class _BlockReader:
     """Reads blocks inside a Ray task; shards are opened there and the plan is computed there."""
 
-    def __init__(self, config: PretrainConfig, plan: PretrainPlan) -> None:
-        self.config, self.plan = config, plan
-        self._stream: ImageStream | None = None
+    def __init__(self, config: PretrainConfig, plan: PretrainPlan, start: int) -> None:
+        self.config, self.plan, self.start = config, plan, start
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         import cv2
 
         cv2.setNumThreads(1)  # one thread per Ray CPU
         stream = _stream_of(self.config)
-        for first, lane in zip(batch["first"], batch["lane"], strict=True):
-            yield stream.read(self.indices(int(first), int(lane)))
+        for number in batch["id"]:
+            yield stream.read(self.indices(int(number)))
 
-    def indices(self, first: int, lane: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Sample indices of a block."""
+    def indices(self, number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Sample indices of a block; blocks are numbered group by group, lane by lane."""
+        group, lane = divmod(number, self.plan.lanes)
+        first = self.start + group * steps_per_block(self.config)
         last = min(first + steps_per_block(self.config), self.plan.total_steps)
         size = self.config.batch.micro_size
-        return np.concatenate([micro_batch_indices(s, lane, self.plan.lanes, size) for s in range(first, last)])
+        steps = [micro_batch_indices(s, lane, self.plan.lanes, size) for s in range(first, last)]
+        return np.concatenate(steps) if steps else np.empty(0, np.int64)
 
 
 _streams: dict[str, ImageStream] = {}

@@ -48,7 +48,7 @@ def main(
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and plan, touch nothing")
     parser.add_argument("--verbose", action="store_true", help="show Ray's own messages")
     parser.add_argument("overrides", nargs="*", metavar=f"[{positional}] key=value" if positional else "key=value")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if positional:
         args.overrides = [text if "=" in text else f"{positional}={text}" for text in args.overrides]
     console = Console(args.verbose)

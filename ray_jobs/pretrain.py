@@ -13,10 +13,10 @@ from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
 from ray_jobs.console import Console, Stage
 from usfm.data.stream import ImageStream
-from usfm.errors import NonFiniteLoss, UsfmError
-from usfm.train.checkpoint import latest_checkpoint, read_state
-from usfm.train.journal import read_journal
-from usfm.train.pretrain import PretrainConfig, PretrainPlan, pretrain
+from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError, UsfmError
+from usfm.train.checkpoint import check_identity, latest_checkpoint
+from usfm.train.journal import last_row
+from usfm.train.pretrain import PretrainConfig, PretrainPlan, pretrain, without_data
 from usfm.train.rundir import open_run
 
 __all__ = ["PretrainJobConfig", "main", "plan", "run"]
@@ -44,16 +44,25 @@ class PretrainJobConfig(PretrainConfig):
         return PretrainConfig.build(self.model_dump(include=set(PretrainConfig.model_fields)))
 
 
+FATAL: dict[str, type[UsfmError]] = {kind.__name__: kind for kind in (NonFiniteLoss, CheckpointError, ConfigError)}
 PLACEMENT = tuple(set(PretrainJobConfig.model_fields) - set(PretrainConfig.model_fields))
 """Keys that may change when a run goes on."""
 
 
 def plan(config: PretrainJobConfig) -> dict[str, Any]:
     """What would be done: sizes, rates, masks, shares, and the step at which an interrupted run goes on."""
-    stream = ImageStream(config.data, config.seed)
+    try:
+        stream = ImageStream(config.data, config.seed)
+    except ShardError as error:
+        return {"shards": str(error), "epochs": config.epochs, **without_data(config, config.workers)}
+    derived = PretrainPlan.derive(config, stream, config.workers)
+    return {**derived.to_json(), "resumes_at_step": _resume_step(config, derived), "run_dir": config.run_dir}
+
+
+def _resume_step(config: PretrainConfig, derived: PretrainPlan) -> int:
+    """The step at which the run in `run_dir` goes on; 0 = from the start."""
     found = latest_checkpoint(Path(config.run_dir))
-    derived = PretrainPlan.derive(config, stream, config.workers).to_json()
-    return {**derived, "resumes_at_step": read_state(found)["step"] if found else 0, "run_dir": config.run_dir}
+    return int(check_identity(found, derived.identity(config))["step"]) if found else 0
 
 
 def run(config: PretrainJobConfig, console: Console) -> Path:
@@ -72,15 +81,15 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     open_run(run_dir, config, derived.to_json(), may_change=(*PLACEMENT, "checkpoint_every", "keep_checkpoints"))
     with connect(config.cluster, console.verbose):
         require(config.workers * config.cpus_per_worker + 1, config.workers * config.gpus_per_worker)
-        with _progress(console, run_dir, derived):
-            outcome = _fit(config)
+        with _progress(console, run_dir, derived, _resume_step(config, derived)):
+            outcome = _fit(config, derived)
     if error := outcome.get("error"):
-        raise NonFiniteLoss(error)
+        raise FATAL[outcome["kind"]](error)
     console.say(f"checkpoint   {latest_checkpoint(run_dir)}")
     return run_dir
 
 
-def _fit(config: PretrainJobConfig) -> dict[str, Any]:
+def _fit(config: PretrainJobConfig, derived: PretrainPlan) -> dict[str, Any]:
     import ray.train
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -91,8 +100,7 @@ def _fit(config: PretrainJobConfig) -> dict[str, Any]:
 
     def rest_of_stream() -> ray.data.Dataset:
         # evaluated at every start of the worker group, so a restart reads nothing twice
-        found = latest_checkpoint(run_dir)
-        return stream_dataset(science, read_state(found)["step"] if found else 0, config.workers)
+        return stream_dataset(science, _resume_step(config, derived), config.workers)
 
     trainer = TorchTrainer(
         _train_worker,
@@ -133,12 +141,13 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
         return pretrain(
             config, context, lambda _, plan: worker_feed(config, plan, context.rank, context.world_size)
         )
-    except NonFiniteLoss as error:
-        return {"error": str(error)}  # deterministic: a restart would meet it again
+    except tuple(FATAL.values()) as error:
+        # every worker meets these at the same place, and a restart would meet them again
+        return {"error": str(error), "kind": type(error).__name__}
 
 
 @contextmanager
-def _progress(console: Console, run_dir: Path, derived: PretrainPlan) -> Iterator[None]:
+def _progress(console: Console, run_dir: Path, derived: PretrainPlan, start: int) -> Iterator[None]:
     """Follow the run's journal while `fit` blocks."""
     done = threading.Event()
     batch = derived.epoch_samples // derived.steps_per_epoch
@@ -148,6 +157,7 @@ def _progress(console: Console, run_dir: Path, derived: PretrainPlan) -> Iterato
             _show(stage, run_dir, batch)
 
     with console.stage("pretrain", derived.total_samples, "images") as stage:
+        stage.resume(start * batch)
         thread = threading.Thread(target=follow, args=(stage,), daemon=True)
         thread.start()
         try:
@@ -159,9 +169,7 @@ def _progress(console: Console, run_dir: Path, derived: PretrainPlan) -> Iterato
 
 
 def _show(stage: Stage, run_dir: Path, batch: int) -> None:
-    rows = list(read_journal(run_dir))
-    if rows:
-        last = rows[-1]
+    if last := last_row(run_dir):
         stage.to(last["step"] * batch)
         stage.note(
             f"loss {last['loss']:.3f}  {last['images_per_s']:.0f} images/s  data wait {last['data_wait']:.0%}"

@@ -22,8 +22,8 @@ from ray_jobs.console import Console, Stage
 from ray_jobs.finetune import absolute
 from usfm.config import Config
 from usfm.data.tasks import TaskConfig, load_task
-from usfm.errors import ConfigError
-from usfm.train.context import PlainContext
+from usfm.errors import ConfigError, UsfmError
+from usfm.train.context import PlainContext, best_device
 from usfm.train.finetune import FinetuneConfig, finetune
 from usfm.train.rundir import open_run
 
@@ -117,7 +117,7 @@ def plan(config: SweepConfig) -> dict[str, Any]:
     items = {task.name: {s: len(d) for s, d in load_task(config.shards, task).items()} for task in config.tasks}
     return {
         "trials": len(planned),
-        "done": sum(_done(trial) for trial in planned.values()),
+        "done": _count_done(planned, _inputs(planned)),
         "items": items,
         "image_views": sum(trial.steps * trial.batch_size for trial in planned.values()),
         "first": next(iter(planned)),
@@ -128,34 +128,63 @@ def run(config: SweepConfig, console: Console) -> Path:
     """Run what is not done yet; returns the folder with results.csv and best/."""
     planned, folder = trials(config), Path(config.run_dir).absolute()
     for trial in planned.values():
-        trial.resolved_encoder()  # a missing checkpoint should be said now, not by every trial
+        trial.resolved_encoder()  # what does not fit should be said now, not by every trial
     open_run(folder, config, plan(config), may_change=PLACEMENT)
-    waiting = {name: trial for name, trial in planned.items() if not _done(trial)}
+    inputs = _inputs(planned)
+    waiting = {name: trial for name, trial in planned.items() if not _done(trial, inputs[name])}
     failures: dict[str, str] = {}
     if waiting:
         with connect(config.cluster, console.verbose):
-            require(config.cpus_per_trial * max(1, config.workers_per_trial), config.gpus_per_trial)
-            with _progress(console, planned):
-                failures = _tune(config, waiting, folder)
-    rows = _rows(planned, config, failures)
+            share = max(1, config.workers_per_trial) * config.max_concurrent
+            if config.workers_per_trial:  # drivers that hold some workers and wait for others would wait for ever
+                require(config.cpus_per_trial * share, config.gpus_per_trial * share)
+            else:
+                require(config.cpus_per_trial, config.gpus_per_trial)
+            with _progress(console, planned, inputs):
+                failures = _tune(config, waiting, inputs, folder)
+    rows = _rows(planned, inputs, config, failures)
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     _keep_best(rows, folder)
     _summary(rows, console, folder)
+    if all(row["status"] != "ok" for row in rows):
+        raise UsfmError(f"no trial of {folder} came to its end; the first says: {rows[0]['status']}")
     return folder
 
 
+STOPPED = "stopped.json"
 PLACEMENT = ("max_concurrent", "workers_per_trial", "cpus_per_trial", "gpus_per_trial", "retries", "cluster")
 """Keys that may change when a sweep goes on."""
 
 
-def _done(trial: FinetuneConfig) -> bool:
-    return (Path(trial.run_dir) / "result.json").exists()
+def _inputs(planned: Mapping[str, FinetuneConfig]) -> dict[str, dict[str, str]]:
+    """`FinetuneConfig.inputs` of every trial; hashing a checkpoint takes a while, so once per initialisation."""
+    by_init = {trial.init: trial for trial in planned.values()}
+    known = {init: trial.inputs() for init, trial in by_init.items()}
+    return {name: known[trial.init] for name, trial in planned.items()}
 
 
-def _tune(config: SweepConfig, waiting: Mapping[str, FinetuneConfig], folder: Path) -> dict[str, str]:
+def _done(trial: FinetuneConfig, inputs: Mapping[str, str]) -> bool:
+    """Whether a trial ran to its end, or was stopped by the scheduler, on these very shards and weights."""
+    for name in ("result.json", STOPPED):
+        path = Path(trial.run_dir) / name
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("inputs") == inputs:
+            return True
+    return False
+
+
+def _count_done(planned: Mapping[str, FinetuneConfig], inputs: Mapping[str, Mapping[str, str]]) -> int:
+    return sum(_done(trial, inputs[name]) for name, trial in planned.items())
+
+
+def _tune(
+    config: SweepConfig,
+    waiting: Mapping[str, FinetuneConfig],
+    inputs: Mapping[str, Mapping[str, str]],
+    folder: Path,
+) -> dict[str, str]:
     """Run trials; returns the reasons of those that failed."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -186,6 +215,9 @@ def _tune(config: SweepConfig, waiting: Mapping[str, FinetuneConfig], folder: Pa
     )
     grid = tuner.fit()
     lines = {r.config["trial"]["name"]: str(r.error).strip().splitlines() for r in grid if r.error and r.config}
+    for name, trial in waiting.items():
+        if config.scheduler == "asha" and name not in lines and not _done(trial, inputs[name]):
+            (Path(trial.run_dir) / STOPPED).write_text(json.dumps({"inputs": inputs[name]}), encoding="utf-8")
     return {name: text[-1] for name, text in lines.items()}
 
 
@@ -206,20 +238,23 @@ def _trial(values: dict[str, Any], placement: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(max(1, int(placement["cpus_per_trial"])))
-    context = PlainContext()
+    context = PlainContext(device=best_device() if placement["gpus_per_trial"] else torch.device("cpu"))
     context.report = lambda metrics, *_: tune.report(dict(metrics))  # type: ignore[method-assign]
     finetune(config, context)
 
 
 def _rows(
-    planned: Mapping[str, FinetuneConfig], config: SweepConfig, failures: Mapping[str, str]
+    planned: Mapping[str, FinetuneConfig],
+    inputs: Mapping[str, Mapping[str, str]],
+    config: SweepConfig,
+    failures: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    names = {str(absolute_init): name for name, absolute_init in _absolute_inits(config).items()}
     rows = []
     for name, trial in planned.items():
-        row: dict[str, Any] = {"task": trial.task.name, "kind": trial.task.kind, "init": names[trial.init],
+        init = next(key for key in config.inits if name.startswith(f"{trial.task.name}-{key}-{trial.fraction:g}-"))
+        row: dict[str, Any] = {"task": trial.task.name, "kind": trial.task.kind, "init": init,
                                "fraction": trial.fraction, "seed": trial.seed}  # fmt: skip
-        if _done(trial):
+        if _done(trial, inputs[name]) and not (Path(trial.run_dir) / STOPPED).exists():
             result = json.loads((Path(trial.run_dir) / "result.json").read_text(encoding="utf-8"))
             row |= {k: v for k, v in result.items() if k in COLUMNS} | {"status": "ok"}
             row["bundle"] = f"trials/{name}/best"
@@ -229,19 +264,14 @@ def _rows(
     return rows
 
 
-def _absolute_inits(config: SweepConfig) -> dict[str, str]:
-    by_init = {trial.init: None for trial in trials(config).values()}
-    return dict(zip(config.inits, by_init, strict=True))
-
-
 def _keep_best(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Copy, per task, the bundle with the best validation score to best/<task>."""
+    shutil.rmtree(folder / "best", ignore_errors=True)
     best: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         if row["status"] == "ok" and row["val_value"] > best.get(row["task"], {"val_value": -1})["val_value"]:
             best[row["task"]] = row
     for task, row in best.items():
-        shutil.rmtree(folder / "best" / task, ignore_errors=True)
         shutil.copytree(folder / row["bundle"], folder / "best" / task)
 
 
@@ -272,14 +302,17 @@ def _summary(rows: Sequence[Mapping[str, Any]], console: Console, folder: Path) 
 
 
 @contextmanager
-def _progress(console: Console, planned: Mapping[str, FinetuneConfig]) -> Iterator[None]:
+def _progress(
+    console: Console, planned: Mapping[str, FinetuneConfig], inputs: Mapping[str, Mapping[str, str]]
+) -> Iterator[None]:
     done = threading.Event()
 
     def follow(stage: Stage) -> None:
         while not done.wait(0.5):
-            stage.to(sum(_done(trial) for trial in planned.values()))
+            stage.to(_count_done(planned, inputs))
 
     with console.stage("sweep", len(planned), "trials") as stage:
+        stage.resume(_count_done(planned, inputs))
         thread = threading.Thread(target=follow, args=(stage,), daemon=True)
         thread.start()
         try:
@@ -287,7 +320,7 @@ def _progress(console: Console, planned: Mapping[str, FinetuneConfig]) -> Iterat
         finally:
             done.set()
             thread.join()
-            stage.to(sum(_done(trial) for trial in planned.values()))
+            stage.to(_count_done(planned, inputs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

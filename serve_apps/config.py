@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from usfm.config import Config
 from usfm.errors import ConfigError
 from usfm.models.bundle import BundleSpec
-from usfm.predict.predictor import CANVAS_PX, read_spec
+from usfm.predict.predictor import read_spec
 
 __all__ = ["ServeConfig", "served_specs"]
 
@@ -25,7 +25,7 @@ class ServeConfig(Config):
         address: Ray cluster to join; "auto" joins RAY_ADDRESS if set, else starts a local one; "local"
             always starts one.
         num_cpus: CPUs of a cluster that is started here; None = all of the machine.
-        canvas_px: longest side that ingest stored for training; images are shrunk to it first.
+        canvas_px: longest side to which images are shrunk first; None = what each bundle was trained with.
         max_body_mb: largest request body, in MiB.
         max_megapixels: largest image.
         max_batch_size: images in one forward pass.
@@ -46,7 +46,7 @@ class ServeConfig(Config):
     port: int = Field(default=8000, ge=0, le=65535)
     address: str = "auto"
     num_cpus: int | None = Field(default=None, ge=1)
-    canvas_px: int = Field(default=CANVAS_PX, ge=16)
+    canvas_px: int | None = Field(default=None, ge=16)
     max_body_mb: float = Field(default=32, gt=0)
     max_megapixels: float = Field(default=16, gt=0, le=64)
     max_batch_size: int = Field(default=8, ge=1)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from fastapi import Request
 
 from serve_apps.config import ServeConfig
-from usfm.errors import UnreadableFile
+from usfm.errors import ImageTooLarge, NoSuchFrame, UnreadableFile
 from usfm.models.bundle import BundleSpec
-from usfm.predict.decode import Decoded, ImageTooLarge, NoSuchFrame, decode
+from usfm.predict.decode import Decoded, decode
 
 __all__ = ["Refusal", "choose", "decode_checked", "read_body", "refuse_unknown_parameters"]
 

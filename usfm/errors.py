@@ -4,6 +4,8 @@ UsfmError
 ├── ConfigError          a recipe, an override or a combination of values is wrong
 ├── DataError            data on disk is not what it should be
 │   ├── UnreadableFile   one input file cannot be used; ingest quarantines it with the reason
+│   │   └── ImageTooLarge    its header states more pixels than are accepted
+│   ├── NoSuchFrame      a file has fewer frames than the number asked for
 │   └── ShardError       shards or their index are missing, stale or damaged
 ├── CheckpointError      a checkpoint or a weight file does not fit
 ├── NonFiniteLoss        training met NaN or infinity and stopped before the step
@@ -17,6 +19,8 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EnvironmentProblem",
+    "ImageTooLarge",
+    "NoSuchFrame",
     "NonFiniteLoss",
     "ShardError",
     "UnreadableFile",
@@ -38,6 +42,14 @@ class DataError(UsfmError):
 
 class UnreadableFile(DataError):
     """One input file cannot be used; ingest quarantines it and goes on."""
+
+
+class ImageTooLarge(UnreadableFile):
+    """The header states more pixels than are accepted."""
+
+
+class NoSuchFrame(DataError):
+    """The file has fewer frames than the number asked for."""
 
 
 class ShardError(DataError):

@@ -125,3 +125,15 @@ def test_the_jobs_own_recipe_is_the_default(here: Path, capsys) -> None:
     (here / "mine.yaml").write_text("steps: 9\n")
     assert main(["--dry-run"], recipe="mine.yaml") == 0
     assert "steps: 9" in capsys.readouterr().out
+
+
+def test_the_pretraining_plan_needs_no_shards(tmp_path, monkeypatch, capsys) -> None:
+    from ray_jobs import pretrain
+
+    monkeypatch.chdir(tmp_path)
+    assert pretrain.main(["--config", "pretrain_tiny", "seed=2", "--dry-run", "workers=1"]) == 0
+    said = capsys.readouterr().out
+    assert "run `usfm ingest` first" in said
+    assert '"hidden_tokens": 22' in said
+    assert '"accumulation": 2' in said
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,8 @@ from ray_jobs import sweep
 from ray_jobs.console import Console
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import load_bundle
+from usfm.train.context import PlainContext
+from usfm.train.finetune import finetune
 
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 VALUES = {"encoder": ENCODER, "steps": 6, "batch_size": 8, "eval_every": 2, "optim": {"lr": 1e-3, "base_batch": 8}}
@@ -72,6 +74,35 @@ def test_a_trial_over_ray_train_gives_the_same_scores(small_shards: Path, tmp_pa
     names = ("task", "init", "fraction", "value", "val_value", "status")
     first, second = ([{k: row[k] for k in names} for row in results(f)] for f in (alone, over_train))
     assert first == second
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_scheduler_stops_weak_trials_and_keeps_the_finished(small_shards: Path, tmp_path: Path) -> None:
+    values = {
+        "tasks": [{**VIEW, "canvas_px": 64}],
+        "fractions": [1.0],
+        "seeds": list(range(6)),
+        "max_concurrent": 1,
+    }
+    config = config_of(small_shards, tmp_path, scheduler="asha", finetune={**VALUES, "steps": 8}, **values)
+    status = [row["status"] for row in results(sweep.run(config, Console()))]
+    assert "ok" in status
+    assert set(status) <= {"ok", "stopped early by the scheduler"}
+    assert (
+        len({len(steps) for steps in reported(tmp_path).values()}) > 1
+    )  # some reported less often: they were stopped
+    assert sweep.plan(config)["done"] == 6
+
+
+def test_results_of_other_shards_do_not_count_as_done(small_shards: Path, tmp_path: Path) -> None:
+    config = config_of(small_shards, tmp_path, tasks=[{**VIEW, "canvas_px": 64}], fractions=[1.0])
+    trial = sweep.trials(config)["view-scratch-1-0"]
+    finetune(trial, PlainContext())
+    assert sweep.plan(config)["done"] == 1
+    path = Path(trial.run_dir) / "result.json"
+    path.write_text(path.read_text().replace('"shards": "made"', '"shards": "others"'))
+    assert sweep.plan(config)["done"] == 0
 
 
 def test_trials_are_checked_before_any_starts(small_shards: Path, tmp_path: Path) -> None:

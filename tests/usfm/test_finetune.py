@@ -108,7 +108,7 @@ def test_a_frozen_encoder_stays_as_it_was(small_shards: Path, tmp_path: Path) ->
 def test_a_wrong_start_is_refused(small_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="init=scratch needs the encoder"):
         finetune(config_of(small_shards, tmp_path, VIEW, encoder=None), PlainContext())
-    with pytest.raises(CheckpointError, match="holds no whole checkpoint yet"):
+    with pytest.raises(CheckpointError, match="neither a pre-training run nor an exported model"):
         finetune(config_of(small_shards, tmp_path, VIEW, init=str(tmp_path)), PlainContext())
 
 

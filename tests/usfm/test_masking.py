@@ -166,3 +166,21 @@ def test_empty_masks_are_the_identity() -> None:
     x = images()
     dual = DualMask(SIDE, 8, PatchMaskConfig(unit_px=16, ratio=0), BandStopConfig(ratio=0), seed=0)
     assert torch.equal(dual(x, torch.arange(4)).images, x)
+
+
+@pytest.mark.parametrize("size", [48, 64, 96, 128, 224, 256, 384, 512, 1024])
+@pytest.mark.parametrize("preset", ["figure", "fine"])
+def test_every_size_has_the_same_bands(size: int, preset: str) -> None:
+    config = BandStopConfig.preset(preset)
+    if (size, preset) == (64, "fine"):  # narrow bands that would merge are refused, never silently fewer
+        with pytest.raises(ConfigError, match="fall together"):
+            config.radii(size)
+        return
+    radii, reference = config.radii(size), config.radii(224)
+    assert len(radii) == len(reference)
+    assert config.removed(size) == config.removed(224)
+    assert np.abs(np.array(radii) / size - np.array(reference) / 224).max() <= 0.5 / size + 1e-9
+
+
+def test_a_share_is_not_rounded_up_by_a_float() -> None:
+    assert hidden_units(160, 16, PatchMaskConfig(unit_px=16, ratio=0.07)) == (10, 7)

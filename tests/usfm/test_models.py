@@ -120,3 +120,12 @@ def test_a_bundle_comes_back_whole_and_a_changed_one_is_refused(tmp_path) -> Non
         load_bundle(tmp_path)
     with pytest.raises(CheckpointError, match="is not a model bundle"):
         load_bundle(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_every_parameter_of_a_task_model_gets_a_gradient(kind: str) -> None:
+    """DistributedDataParallel waits for each of them."""
+    torch.manual_seed(0)
+    model = TaskModel(SMALL, kind, 2)
+    model(images()).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from usfm.data.augment import resample
+from usfm.data.augment import resample, whole_images
 from usfm.data.prepare import shrink
-from usfm.errors import CheckpointError, UnreadableFile
+from usfm.errors import CheckpointError, ImageTooLarge, NoSuchFrame, UnreadableFile
 from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.models.heads import TaskModel
-from usfm.predict.decode import Decoded, ImageTooLarge, NoSuchFrame, decode
+from usfm.predict.decode import Decoded, decode
 from usfm.predict.predictor import Extras, Predictor, label_map, read_spec, whole_image
 from usfm.predict.render import class_colour, overlay
 
@@ -61,6 +61,16 @@ def test_preprocess_is_resample_of_the_whole_image_on_training_s_canvas(height: 
     expected = resample(canvas, torch.tensor([[0.0, 0.0, height, width]]), 64)[0]
     assert torch.equal(whole_image(pixels, 64), expected)
     assert expected.shape == (1, 64, 64)
+
+
+def test_serving_one_image_and_evaluating_a_batch_see_equal_numbers() -> None:
+    images = [noise(height, width) for height, width in ((64, 64), (200, 256), (90, 31))]
+    canvases = torch.zeros(3, 256, 256, dtype=torch.uint8)
+    for canvas, pixels in zip(canvases, images, strict=True):
+        canvas[: pixels.shape[0], : pixels.shape[1]] = torch.from_numpy(pixels)
+    height, width = torch.tensor([pixels.shape for pixels in images]).T
+    together = whole_images(canvases, height, width, 64)
+    assert torch.equal(together, torch.stack([whole_image(pixels, 64) for pixels in images]))
 
 
 def test_preprocess_shrinks_large_images_as_ingest_does() -> None:

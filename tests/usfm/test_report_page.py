@@ -19,8 +19,10 @@ from usfm.data.shards import ShardIndex, write_index, write_shard
 from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError
 from usfm.masking.dual import DualMask
-from usfm.report import panels
-from usfm.report.page import ReportInputs, ServeSample, StageTime, build_report, shorten
+from usfm.report import overlays, panels
+from usfm.report.page import ReportInputs, ServeSample, StageTime, build_report
+from usfm.report.pictures import png_uri
+from usfm.report.sections import shorten
 from usfm.train.context import PlainContext
 from usfm.train.finetune import FinetuneConfig, finetune
 from usfm.train.pretrain import PretrainConfig, PretrainPlan, local_feed, pretrain
@@ -186,7 +188,7 @@ def test_a_run_without_checkpoint_is_an_error(run_dir, tmp_path) -> None:
 
 def test_worst_median_best() -> None:
     items = [{"id": str(k), "value": v} for k, v in enumerate((0.9, 0.1, 0.5, 0.7, 0.3, 0.6, 0.2))]
-    chosen = [(rank, item["value"]) for rank, item in panels.worst_median_best(items)]
+    chosen = [(rank, item["value"]) for rank, item in overlays.worst_median_best(items)]
     assert chosen == [
         ("worst", 0.1),
         ("worst", 0.2),
@@ -195,15 +197,15 @@ def test_worst_median_best() -> None:
         ("best", 0.7),
         ("best", 0.9),
     ]
-    assert [rank for rank, _ in panels.worst_median_best(items[:3])] == ["worst", "worst", "best"]
-    assert [rank for rank, _ in panels.worst_median_best(items[:1])] == ["worst"]
-    assert panels.worst_median_best([]) == []
+    assert [rank for rank, _ in overlays.worst_median_best(items[:3])] == ["worst", "worst", "best"]
+    assert [rank for rank, _ in overlays.worst_median_best(items[:1])] == ["worst"]
+    assert overlays.worst_median_best([]) == []
 
 
 def test_contours_repeat_the_evaluation(sweep_dir, shards) -> None:
     bundle = sweep_dir / "best" / "head"
     items = json.loads((bundle / "evaluation.json").read_text())["per_item"]
-    drawn = panels.contours(bundle, shards, [*items, {"id": "not there", "value": -1.0}], canvas_px=64)
+    drawn = overlays.contours(bundle, shards, [*items, {"id": "not there", "value": -1.0}], canvas_px=64)
     assert len(drawn) == 5  # six are chosen; the one that no shard holds is left out
     for picture in drawn:
         assert picture.redrawn == pytest.approx(picture.value, abs=1e-6)
@@ -212,9 +214,9 @@ def test_contours_repeat_the_evaluation(sweep_dir, shards) -> None:
 def test_outlines_lie_on_the_borders() -> None:
     truth, predicted = (np.zeros((100, 80), np.uint8) for _ in range(2))
     truth[20:40, 20:40], predicted[60:80, 30:60] = 1, 1
-    picture = panels.draw_contours(np.zeros((100, 80), np.uint8), truth, predicted)
+    picture = overlays.draw_contours(np.zeros((100, 80), np.uint8), truth, predicted)
     assert picture.shape == (400, 320, 3)
-    for mask, colour in ((truth, panels.TRUTH_RGB), (predicted, panels.PREDICTED_RGB)):
+    for mask, colour in ((truth, overlays.TRUTH_RGB), (predicted, overlays.PREDICTED_RGB)):
         for drawn, filled in zip(np.nonzero((picture == colour).all(axis=2)), np.nonzero(mask), strict=True):
             # four pixels of the picture for one of the mask, and a line of two pixels
             assert abs(drawn.min() - 4 * filled.min()) <= 3
@@ -298,6 +300,6 @@ def test_long_values_are_cut_with_their_length() -> None:
 
 def test_pictures_survive_their_uri() -> None:
     grey = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    data = base64.b64decode(panels.png_uri(grey).removeprefix("data:image/png;base64,"))
+    data = base64.b64decode(png_uri(grey).removeprefix("data:image/png;base64,"))
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert np.abs(decoded / 255 - grey).max() <= 0.5 / 255 + 1e-6

@@ -1,4 +1,4 @@
-"""Random resized crop and flip, batched on the device; every draw is a function of the sample's index."""
+"""Views of a batch on the device: random crop and flip as functions of the sample's index, or the whole image."""
 
 import math
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from usfm.config import Config
 from usfm.rng import stream_key, uniform
 
-__all__ = ["CropConfig", "crop_boxes", "random_crops", "resample"]
+__all__ = ["CropConfig", "crop_boxes", "random_crops", "resample", "whole_images"]
 
 TRIES = 10
 
@@ -116,3 +116,20 @@ def random_crops(batch: dict[str, torch.Tensor], out_px: int, config: CropConfig
     """The training view of a batch of the stream, (B, 1, out_px, out_px) float32 in [0, 1]."""
     boxes, flip = crop_boxes(batch["index"], batch["height"], batch["width"], config, seed)
     return resample(batch["image"], boxes, out_px, flip)
+
+
+def whole_images(canvases: torch.Tensor, height: torch.Tensor, width: torch.Tensor, out_px: int) -> torch.Tensor:
+    """The view of evaluation and serving: each whole image squeezed to a square, its proportions given up.
+
+    Args:
+        canvases: (B, S, S) uint8, each image top left.
+        height: (B,) px of each image on its canvas.
+        width: (B,) px.
+        out_px: side of the result.
+
+    Returns:
+        (B, 1, out_px, out_px) float32 in [0, 1].
+    """
+    none = torch.zeros(len(canvases))
+    boxes = torch.stack([none, none, height.float(), width.float()], dim=1)
+    return resample(canvases, boxes.to(canvases.device), out_px)

@@ -26,8 +26,8 @@ class BandStopConfig(Config):
         growth: f; a band is floor(f R_k) wide ...
         max_step: m; ... but at most this.
         ratio: share of the K bands that is removed, floor(ratio K); 0 switches the frequency mask off.
-        reference_px: image side for which the radii are given; at another side they are scaled (rounded, at
-            least 1), so that a band means the same spatial frequency relative to the pixel grid. None = never.
+        reference_px: image side for which the radii are given; at another side the finished radii are scaled
+            and rounded, so that the bands are the same share of the spectrum. None = never scaled.
     """
 
     protect: int = Field(default=16, ge=1)
@@ -46,9 +46,15 @@ class BandStopConfig(Config):
 
     def radii(self, size_px: int) -> list[int]:
         """`band_radii` at this image side."""
-        scale = size_px / self.reference_px if self.reference_px else 1.0
-        protect, base, step = (max(1, round(scale * r)) for r in (self.protect, self.base, self.max_step))
-        return band_radii(size_px, protect, base, self.growth, step)
+        given = band_radii(self.reference_px or size_px, self.protect, self.base, self.growth, self.max_step)
+        scale = size_px / (self.reference_px or size_px)
+        radii = [min(round(scale * r), size_px // 2) for r in given]
+        if radii[0] < 1 or any(a >= b for a, b in zip(radii[:-1], radii[1:], strict=True)):
+            raise ConfigError(
+                f"the bands {given} of {self.reference_px} px fall together at {size_px} px: {radii}; give wider "
+                "bands or set reference_px to null and choose radii for this size"
+            )
+        return radii
 
     def removed(self, size_px: int) -> int:
         """How many bands are removed per image, floor(ratio K).
@@ -57,7 +63,7 @@ class BandStopConfig(Config):
             ConfigError: the mask is on, yet no band would be removed.
         """
         bands = len(self.radii(size_px)) - 1
-        removed = math.floor(self.ratio * bands)
+        removed = math.floor(round(self.ratio * bands, 9))
         if self.ratio > 0 and removed < 1:
             raise ConfigError(
                 f"band-stop ratio {self.ratio} of {bands} bands at {size_px} px removes none; raise the ratio, "

@@ -44,7 +44,7 @@ def hidden_units(size_px: int, patch_px: int, config: PatchMaskConfig) -> tuple[
             f"the patch ({patch_px} px)"
         )
     units = size_px // config.unit_px
-    return units, math.ceil(config.ratio * units * units)
+    return units, math.ceil(round(config.ratio * units * units, 9))
 
 
 def patch_mask(

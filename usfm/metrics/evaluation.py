@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from usfm.data.augment import resample
+from usfm.data.augment import whole_images
 from usfm.data.tasks import LabelledSet, TaskConfig
 from usfm.metrics.scores import balanced_accuracy, confusion, dice
 
-__all__ = ["METRIC", "Evaluation", "evaluate", "whole_images"]
+__all__ = ["METRIC", "Evaluation", "evaluate"]
 
 METRIC = {"classification": "balanced_accuracy", "segmentation": "dice"}
 BATCH = 64
@@ -41,14 +41,6 @@ class Evaluation:
         return asdict(self)
 
 
-def whole_images(data: LabelledSet, rows: slice, out_px: int, device: torch.device) -> torch.Tensor:
-    """Whole images squeezed to the encoder's square, (B, 1, out_px, out_px) float32 in [0, 1]."""
-    height = torch.from_numpy(data.height[rows]).float()
-    width = torch.from_numpy(data.width[rows]).float()
-    boxes = torch.stack([torch.zeros_like(height), torch.zeros_like(width), height, width], dim=1)
-    return resample(torch.from_numpy(data.image[rows]).to(device), boxes.to(device), out_px)
-
-
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, data: LabelledSet, task: TaskConfig, img_px: int, device: torch.device
@@ -60,7 +52,9 @@ def evaluate(
     predicted = np.zeros(len(data), np.int64)
     for start in range(0, len(data), BATCH):
         rows = slice(start, min(start + BATCH, len(data)))
-        logits = model(whole_images(data, rows, img_px, device)).float()
+        canvases = torch.from_numpy(data.image[rows]).to(device)
+        height, width = torch.from_numpy(data.height[rows]), torch.from_numpy(data.width[rows])
+        logits = model(whole_images(canvases, height, width, img_px)).float()
         for n, row in enumerate(range(rows.start, rows.stop)):
             if task.kind == "segmentation":
                 high, wide = int(data.height[row]), int(data.width[row])

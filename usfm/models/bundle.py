@@ -33,6 +33,7 @@ class BundleSpec(Config):
         name: of the task, part of the serving URL's answer, e.g. "fetal_head".
         classes: names in the order of logits; for segmentation the first is the background. Empty for embedding.
         encoder: network.
+        canvas_px: longest side of the images that it was trained on; larger ones are shrunk to it first.
         version: first 12 hex digits of the weights' SHA-256; "" before saving.
         licences: licences of the training data, which bind the model's users.
         trained_on: items by source.
@@ -43,6 +44,7 @@ class BundleSpec(Config):
     name: str
     classes: list[str] = []
     encoder: EncoderConfig
+    canvas_px: int = 256
     version: str = ""
     licences: list[str] = []
     trained_on: dict[str, int] = Field(default_factory=dict)

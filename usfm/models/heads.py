@@ -18,7 +18,7 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, encoder: EncoderConfig, classes: int) -> None:
         super().__init__()
-        self.blocks = [SIZES[encoder.size][1]]
+        self.blocks: list[int] = []
         self.norm = nn.LayerNorm(encoder.width, eps=1e-6)
         self.linear = nn.Linear(encoder.width, classes)
 
@@ -35,14 +35,15 @@ class SegmentationHead(nn.Module):
     """
 
     WIDTH = 64
+    LEVELS = 4
 
     def __init__(self, encoder: EncoderConfig, classes: int) -> None:
         super().__init__()
         depth = SIZES[encoder.size][1]
-        self.blocks = [depth // 3, depth // 2, 2 * depth // 3, depth]
+        self.blocks = [depth // 3, depth // 2, 2 * depth // 3]  # and the output, after the final norm
         self.grid, self.img_px = encoder.grid, encoder.img_px
-        self.norms = nn.ModuleList(nn.LayerNorm(encoder.width, eps=1e-6) for _ in self.blocks)
-        self.fuse = nn.Conv2d(len(self.blocks) * encoder.width, 4 * self.WIDTH, kernel_size=1)
+        self.norms = nn.ModuleList(nn.LayerNorm(encoder.width, eps=1e-6) for _ in range(self.LEVELS))
+        self.fuse = nn.Conv2d(self.LEVELS * encoder.width, 4 * self.WIDTH, kernel_size=1)
         self.refine = nn.Sequential(
             nn.GELU(),
             nn.PixelShuffle(2),  # (B, W, 2 G, 2 G)
@@ -55,10 +56,10 @@ class SegmentationHead(nn.Module):
         )
 
     def forward(self, taken: list[torch.Tensor], normed: torch.Tensor) -> torch.Tensor:
-        """Tokens of four blocks, each (B, 1 + N, D), to logits (B, K, S, S)."""
+        """Tokens of three blocks and the output, each (B, 1 + N, D), to logits (B, K, S, S)."""
         maps = [
             norm(tokens[:, 1:]).transpose(1, 2).reshape(len(tokens), -1, self.grid, self.grid)
-            for norm, tokens in zip(self.norms, taken, strict=True)
+            for norm, tokens in zip(self.norms, [*taken, normed], strict=True)
         ]
         logits = self.refine(self.fuse(torch.cat(maps, dim=1)))
         return F.interpolate(logits, size=(self.img_px, self.img_px), mode="bilinear", align_corners=False)

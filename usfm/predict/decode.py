@@ -13,20 +13,12 @@ from PIL import Image
 
 from usfm.data.frames import MAX_FRAME_PIXELS, evenly_spaced
 from usfm.data.readers import read_bytes, sniff
-from usfm.errors import DataError, UnreadableFile
+from usfm.errors import ImageTooLarge, NoSuchFrame, UnreadableFile
 
-__all__ = ["MAX_DECODED_PIXELS", "Decoded", "ImageTooLarge", "NoSuchFrame", "decode"]
+__all__ = ["MAX_DECODED_PIXELS", "Decoded", "decode"]
 
 MAX_DECODED_PIXELS = 128_000_000
 """Of all frames that have to be decoded to reach the one that is wanted; bounds the memory of a request."""
-
-
-class ImageTooLarge(UnreadableFile):
-    """The header states more pixels than are accepted."""
-
-
-class NoSuchFrame(DataError):
-    """The file has fewer frames than the number asked for."""
 
 
 @dataclass(frozen=True, eq=False)

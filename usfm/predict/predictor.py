@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from usfm.config import Config
-from usfm.data.augment import resample
+from usfm.data.augment import whole_images
 from usfm.data.prepare import shrink
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import SPEC, BundleSpec, load_bundle
@@ -22,10 +22,9 @@ from usfm.models.encoder import Encoder
 from usfm.predict.decode import Decoded, decode
 from usfm.predict.render import class_colour, overlay, png_base64
 
-__all__ = ["NOTICE", "Extras", "Predictor", "read_spec", "whole_image"]
+__all__ = ["NOTICE", "Extras", "Predictor", "label_map", "read_spec", "whole_image"]
 
 NOTICE = "Research use only. Not a medical device, not for diagnostic use."
-CANVAS_PX = 256
 """Longest side that ingest stores and training sees, unless its recipe says otherwise."""
 
 
@@ -57,7 +56,7 @@ def read_spec(bundle_dir: str | Path) -> BundleSpec:
         raise CheckpointError(f"{bundle_dir} is not a model bundle: {error}") from None
 
 
-def whole_image(pixels: npt.NDArray[np.uint8], out_px: int, canvas_px: int = CANVAS_PX) -> torch.Tensor:
+def whole_image(pixels: npt.NDArray[np.uint8], out_px: int, canvas_px: int) -> torch.Tensor:
     """The evaluation view of training: shrunk as ingest does, on a canvas, the whole image to a square.
 
     Args:
@@ -72,24 +71,23 @@ def whole_image(pixels: npt.NDArray[np.uint8], out_px: int, canvas_px: int = CAN
     height, width = stored.shape
     canvas = np.zeros((1, canvas_px, canvas_px), np.uint8)
     canvas[0, :height, :width] = stored
-    box = torch.tensor([[0.0, 0.0, height, width]])
-    return resample(torch.from_numpy(canvas), box, out_px)[0]
+    return whole_images(torch.from_numpy(canvas), torch.tensor([height]), torch.tensor([width]), out_px)[0]
 
 
 class Predictor:
-    """One bundle on one device.
+    """One bundle on one device. `canvas_px` is the bundle's own unless it is given.
 
     Raises:
         CheckpointError: no bundle there, or damaged.
     """
 
     def __init__(
-        self, bundle_dir: str | Path, device: torch.device | str = "cpu", canvas_px: int = CANVAS_PX
+        self, bundle_dir: str | Path, device: torch.device | str = "cpu", canvas_px: int | None = None
     ) -> None:
         self.device = torch.device(device)
-        self.canvas_px = canvas_px
         self._model: nn.Module
         self._model, self.spec = load_bundle(Path(bundle_dir), self.device)
+        self.canvas_px = canvas_px or self.spec.canvas_px
         self._answer = {
             "segmentation": self._segmentation,
             "classification": self._classification,

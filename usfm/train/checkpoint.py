@@ -19,10 +19,12 @@ from torch import nn
 from usfm.errors import CheckpointError
 
 __all__ = [
+    "check_identity",
     "checkpoint_name",
     "latest_checkpoint",
     "load_weights",
     "read_state",
+    "require_fit",
     "restore_checkpoint",
     "save_checkpoint",
 ]
@@ -86,14 +88,21 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         CheckpointError: keys or shapes differ; the message names them.
     """
     weights = load_file(folder / MODEL)
+    require_fit(folder, model, weights, "use the encoder size and image side of that run")
+    model.load_state_dict(weights)
+
+
+def require_fit(source: Path, model: nn.Module, weights: Mapping[str, torch.Tensor], advice: str) -> None:
+    """Every key and shape of `weights` is the model's, and the other way round.
+
+    Raises:
+        CheckpointError: they differ; the message names the first keys and ends with `advice`.
+    """
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) or sorted(k for k in own if own[k].shape != weights[k].shape)
     if wrong:
-        raise CheckpointError(
-            f"{folder} was saved from another model: {len(wrong)} keys differ, e.g. {', '.join(wrong[:3])}; "
-            "use the encoder size and image side of that run"
-        )
-    model.load_state_dict(weights)
+        named = ", ".join(wrong[:3])
+        raise CheckpointError(f"{source} does not fit this model: {len(wrong)} keys differ, e.g. {named}; {advice}")
 
 
 def restore_checkpoint(
@@ -113,6 +122,18 @@ def restore_checkpoint(
     Raises:
         CheckpointError: damaged, from another model, or from a run with another sample stream.
     """
+    state = check_identity(folder, must_equal)
+    load_weights(model, folder)
+    optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+    return state
+
+
+def check_identity(folder: Path, must_equal: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a checkpoint that belongs to this run.
+
+    Raises:
+        CheckpointError: damaged, or from a run with another sample stream.
+    """
     state = read_state(folder)
     for key, value in must_equal.items():
         if state.get(key) != value:
@@ -120,8 +141,6 @@ def restore_checkpoint(
                 f"{folder} was saved with {key}={state.get(key)!r}, this run has {value!r}: the sample stream "
                 "would differ. Use another run_dir, or the old value"
             )
-    load_weights(model, folder)
-    optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
     return state
 
 

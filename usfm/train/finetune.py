@@ -14,6 +14,7 @@ from torch import nn
 
 from usfm.config import Config
 from usfm.data.augment import CropConfig, crop_boxes, resample
+from usfm.data.shards import ShardIndex
 from usfm.data.tasks import LabelledSet, TaskConfig, label_fraction, load_task
 from usfm.errors import ConfigError, NonFiniteLoss
 from usfm.losses.segmentation import segmentation_loss
@@ -23,7 +24,7 @@ from usfm.models.encoder import EncoderConfig
 from usfm.models.heads import TaskModel
 from usfm.rng import generator, stream_key
 from usfm.train.context import WorkerContext
-from usfm.train.initial_weights import encoder_config_of, load_encoder
+from usfm.train.initial_weights import encoder_config_of, load_encoder, weights_hash
 from usfm.train.journal import Journal
 from usfm.train.optim import OptimConfig, learning_rate, make_optimizer, set_learning_rate
 
@@ -76,11 +77,31 @@ class FinetuneConfig(Config):
             ConfigError: scratch without `encoder`.
             CheckpointError: `init` is neither a run nor a bundle.
         """
-        if self.encoder is not None:
-            return self.encoder
         if self.init == SCRATCH:
-            raise ConfigError("init=scratch needs the encoder to build, e.g. encoder.size=tiny encoder.img_px=96")
-        return encoder_config_of(Path(self.init))
+            if self.encoder is None:
+                raise ConfigError(
+                    "init=scratch needs the encoder to build, e.g. encoder.size=tiny encoder.img_px=96"
+                )
+            return self.encoder
+        theirs = encoder_config_of(Path(self.init))
+        ours = self.encoder or theirs
+        for key in ("size", "img_px", "patch_px", "mean", "std"):
+            if getattr(ours, key) != getattr(theirs, key):
+                raise ConfigError(
+                    f"encoder.{key}={getattr(ours, key)} but {self.init} was trained with {getattr(theirs, key)}; "
+                    "leave `encoder` out, or give the same value"
+                )
+        return ours
+
+    def inputs(self) -> dict[str, str]:
+        """What the result depends on beside the config: fingerprint of the shards, hash of the first weights.
+
+        Raises:
+            ShardError: no shards there.
+            CheckpointError: no whole checkpoint to start from.
+        """
+        first = SCRATCH if self.init == SCRATCH else weights_hash(Path(self.init))
+        return {"shards": ShardIndex.load(self.shards).fingerprint, "init": first}
 
 
 def finetune(config: FinetuneConfig, context: WorkerContext) -> dict[str, Any]:
@@ -106,33 +127,55 @@ def finetune(config: FinetuneConfig, context: WorkerContext) -> dict[str, Any]:
     optimizer = make_optimizer(model, config.optim, config.layer_decay)
     wrapped = context.wrap(model)
     folder, best = Path(config.run_dir), -1.0
-    journal = Journal(folder) if context.rank == 0 else None
-    for step in range(config.steps):
-        rate = learning_rate(
-            config.optim, config.batch_size, step * config.batch_size, config.steps * config.batch_size
-        )
-        set_learning_rate(optimizer, rate)
-        loss = _step(config, context, wrapped, optimizer, train, chosen, step)
-        if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
+    result: dict[str, Any] = {}
+    with Journal(folder, writes=context.rank == 0) as journal:
+        for step in range(config.steps):
+            seen, total = step * config.batch_size, config.steps * config.batch_size
+            set_learning_rate(optimizer, learning_rate(config.optim, config.batch_size, seen, total))
+            loss = _step(config, context, wrapped, optimizer, train, chosen, step, encoder.img_px)
+            last = step + 1 == config.steps
+            if (step + 1) % config.eval_every and not last:
+                continue
             score = evaluate(model, sets["val"], config.task, encoder.img_px, context.device).value
-            row = {"train_loss": loss, "val_value": score, "lr": rate}
             if score > best and context.rank == 0:
                 _keep(folder / "best", model, _spec(config, encoder, train, chosen, score))
             best = max(best, score)
+            if last:
+                # before the last report: a scheduler may end the trial while it is being made
+                result = _result(config, context, sets, chosen, best, began)
+            row = {"train_loss": loss, "val_value": score, "lr": optimizer.param_groups[0]["lr"]}
+            journal.write(step + 1, row)
             context.report({"step": step + 1, **row, "best_val_value": best})
-            if journal is not None:
-                journal.write(step + 1, row)
+    return result
+
+
+def _result(
+    config: FinetuneConfig,
+    context: WorkerContext,
+    sets: dict[str, LabelledSet],
+    chosen: Any,
+    best: float,
+    began: float,
+) -> dict[str, Any]:
+    """Score the kept bundle on the test set and write result.json; only rank 0 does, the others know the rest."""
+    folder, train = Path(config.run_dir), sets["train"]
     result: dict[str, Any] = {
-        "metric": METRIC[config.task.kind], "val_value": best, "train_items": len(chosen),
-        "train_groups": len({train.groups[n] for n in chosen}), "bundle": str(folder / "best"),
-    }  # fmt: skip
-    if journal is not None:
-        journal.close()
-        kept, _ = load_bundle(folder / "best", context.device)
-        tested = evaluate(kept, sets["test"], config.task, encoder.img_px, context.device)
-        (folder / "best" / "evaluation.json").write_text(json.dumps(tested.to_json(), indent=1) + "\n", "utf-8")
-        result |= {"value": tested.value, "seconds": time.perf_counter() - began}
-        (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        "metric": METRIC[config.task.kind],
+        "val_value": best,
+        "train_items": len(chosen),
+        "train_groups": len({train.groups[n] for n in chosen}),
+        "bundle": str(folder / "best"),
+        "inputs": config.inputs(),
+    }
+    if context.rank:
+        return result
+    kept, spec = load_bundle(folder / "best", context.device)
+    tested = evaluate(kept, sets["test"], config.task, spec.encoder.img_px, context.device)
+    (folder / "best" / "evaluation.json").write_text(json.dumps(tested.to_json(), indent=1) + "\n", "utf-8")
+    result |= {"value": tested.value, "seconds": time.perf_counter() - began}
+    partial = folder / "result.json.partial"
+    partial.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    os.replace(partial, folder / "result.json")
     return result
 
 
@@ -144,6 +187,7 @@ def _step(
     data: LabelledSet,
     chosen: Any,
     step: int,
+    px: int,
 ) -> float:
     """One optimizer step; the batch is a function of (seed, step), each worker takes its part of it."""
     model.train()
@@ -159,7 +203,6 @@ def _step(
     torch.manual_seed(stream_key(config.seed, "finetune step", step, context.rank))
     height, width = torch.from_numpy(data.height)[rows], torch.from_numpy(data.width)[rows]
     boxes, flip = crop_boxes(position, height, width, config.crop, config.seed)
-    px = config.resolved_encoder().img_px
     boxes, flip = boxes.to(context.device), flip.to(context.device)
     images = resample(torch.from_numpy(data.image[rows.numpy()]).to(context.device), boxes, px, flip)
     logits = model(images)
@@ -193,14 +236,19 @@ def _spec(
         name=config.task.name,
         classes=config.task.class_names,
         encoder=encoder,
+        canvas_px=config.task.canvas_px,
         licences=sorted({data.licences[n] for n in chosen}),
         trained_on={source: used.count(source) for source in sorted(set(used))},
-        metrics={f"val_{METRIC[config.task.kind]}": score, "fraction": config.fraction, "init": config.init},
+        metrics={
+            f"val_{METRIC[config.task.kind]}": score,
+            "fraction": config.fraction,
+            "init": Path(config.init).name,
+        },
     )
 
 
 def _keep(folder: Path, model: nn.Module, spec: BundleSpec) -> None:
-    """Replace the best bundle; a killed writer leaves the previous one."""
+    """Replace the best bundle; it is whole under its name, or for a moment absent, never half written."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_bundle(partial, model, spec)

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import SPEC, WEIGHTS, BundleSpec
 from usfm.models.encoder import Encoder, EncoderConfig
-from usfm.train.checkpoint import MODEL, latest_checkpoint
+from usfm.train.checkpoint import MODEL, latest_checkpoint, read_state, require_fit
 from usfm.train.rundir import read_config
 
-__all__ = ["encoder_config_of", "load_encoder"]
+__all__ = ["encoder_config_of", "load_encoder", "weights_hash"]
 
 
 def encoder_config_of(source: Path) -> EncoderConfig:
@@ -27,6 +27,19 @@ def encoder_config_of(source: Path) -> EncoderConfig:
         return EncoderConfig.build(read_config(source)["encoder"])
     except (ConfigError, KeyError) as error:
         raise CheckpointError(f"{source} is neither a pre-training run nor an exported model: {error}") from None
+
+
+def weights_hash(source: Path) -> str:
+    """SHA-256 (or its start) of the weights that `load_encoder` would take; names them in results.
+
+    Raises:
+        CheckpointError: no whole checkpoint there.
+    """
+    if (source / SPEC).exists():
+        return BundleSpec.build(json.loads((source / SPEC).read_text(encoding="utf-8"))).version
+    if (found := latest_checkpoint(source)) is not None:
+        return str(read_state(found)["sha256"][MODEL])
+    raise CheckpointError(f"{source} holds no whole checkpoint yet; pre-train first, or set init=scratch")
 
 
 def load_encoder(encoder: Encoder, source: Path) -> None:
@@ -44,13 +57,7 @@ def load_encoder(encoder: Encoder, source: Path) -> None:
     weights: dict[str, torch.Tensor] = load_file(path)
     if any(key.startswith("encoder.") for key in weights):
         weights = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
-    own = encoder.state_dict()
-    if "mask_token" not in own:
+    if encoder.mask_token is None:
         weights.pop("mask_token", None)
-    wrong = sorted(set(own) ^ set(weights)) or sorted(k for k in own if own[k].shape != weights[k].shape)
-    if wrong:
-        raise CheckpointError(
-            f"{path} does not fit the encoder: {len(wrong)} keys differ, e.g. {', '.join(wrong[:3])}; leave "
-            "`encoder` out to take the size and image side of `init`"
-        )
+    require_fit(path, encoder, weights, "leave `encoder` out to take the size and image side of `init`")
     encoder.load_state_dict(weights)

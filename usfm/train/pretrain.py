@@ -21,6 +21,7 @@ from usfm.config import Config
 from usfm.data.augment import CropConfig, random_crops
 from usfm.data.stream import ImageStream, StreamConfig, micro_batch_indices
 from usfm.errors import ConfigError, NonFiniteLoss, ShardError
+from usfm.masking.patches import hidden_units
 from usfm.models.encoder import EncoderConfig
 from usfm.models.objectives import OBJECTIVES, ObjectiveConfig
 from usfm.rng import stream_key
@@ -29,7 +30,7 @@ from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal
 from usfm.train.optim import OptimConfig, learning_rate, make_optimizer, set_learning_rate
 
-__all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "local_feed", "pretrain"]
+__all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "local_feed", "pretrain", "without_data"]
 
 MicroBatch = dict[str, torch.Tensor]
 Feed = Callable[[int], Iterator[MicroBatch]]
@@ -123,14 +124,9 @@ class PretrainPlan:
         Raises:
             ConfigError: sizes do not fit together.
         """
-        from usfm.masking.patches import hidden_units
-
         rows = stream.rows_by_organ
         batch = config.batch.global_size
-        lanes = config.batch.lanes(world_size)
         steps = math.ceil((config.epoch_samples or sum(rows.values())) / batch)
-        units, hidden = hidden_units(config.encoder.img_px, config.encoder.patch_px, config.objective.spatial_mask)
-        per_unit = (config.objective.spatial_mask.unit_px // config.encoder.patch_px) ** 2
         return cls(
             rows_by_organ=rows,
             organ_shares=stream.plan.shares,
@@ -138,19 +134,38 @@ class PretrainPlan:
             steps_per_epoch=steps,
             total_steps=steps * config.epochs,
             total_samples=steps * config.epochs * batch,
-            lanes=lanes,
-            accumulation=lanes // world_size,
-            peak_lr=config.optim.peak_lr(batch),
-            hidden_tokens=hidden * per_unit,
-            tokens=units * units * per_unit,
-            band_radii=config.objective.frequency_mask.radii(config.encoder.img_px),
-            bands_removed=config.objective.frequency_mask.removed(config.encoder.img_px),
             shards_fingerprint=stream.fingerprint,
+            **without_data(config, world_size),
         )
+
+    def identity(self, config: PretrainConfig) -> dict[str, Any]:
+        """What a checkpoint must share with the run that goes on from it: all that decides the stream's rows."""
+        return {"seed": config.seed, "batch": config.batch.global_size, "shards": self.shards_fingerprint}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+
+def without_data(config: PretrainConfig, world_size: int) -> dict[str, Any]:
+    """The part of a plan that needs no shards: sizes, rate and masks.
+
+    Raises:
+        ConfigError: sizes do not fit together.
+    """
+    encoder, objective = config.encoder, config.objective
+    lanes = config.batch.lanes(world_size)
+    units, hidden = hidden_units(encoder.img_px, encoder.patch_px, objective.spatial_mask)
+    per_unit = (objective.spatial_mask.unit_px // encoder.patch_px) ** 2
+    return {
+        "lanes": lanes,
+        "accumulation": lanes // world_size,
+        "peak_lr": config.optim.peak_lr(config.batch.global_size),
+        "hidden_tokens": hidden * per_unit,
+        "tokens": units * units * per_unit,
+        "band_radii": objective.frequency_mask.radii(encoder.img_px),
+        "bands_removed": objective.frequency_mask.removed(encoder.img_px),
+    }
 
 
 def local_feed(stream: ImageStream, plan: PretrainPlan, config: PretrainConfig, context: WorkerContext) -> Feed:
@@ -193,31 +208,27 @@ def pretrain(
     torch.manual_seed(stream_key(config.seed, "init"))
     objective = OBJECTIVES[config.objective.kind](config.encoder, config.objective, config.seed).to(context.device)
     optimizer = make_optimizer(objective, config.optim)
-    identity = {"seed": config.seed, "batch": config.batch.global_size, "shards": plan.shards_fingerprint}
+    identity = plan.identity(config)
     start = 0
     with context.restore() as folder:
         if folder is not None:
             start = int(restore_checkpoint(folder, objective, optimizer, identity)["step"])
     model = context.wrap(objective)
-    journal = Journal(Path(config.run_dir), start) if context.rank == 0 else None
     worker = _Worker(config, plan, context, stream, model, optimizer)
     end = min(plan.total_steps, stop_after or plan.total_steps)
     batches = feed_of(stream, plan)(start)
     row: dict[str, Any] = {}
-    for step in range(start, end):
-        row = worker.step(step, batches)
-        if journal is not None:
+    with Journal(Path(config.run_dir), start, writes=context.rank == 0) as journal:
+        for step in range(start, end):
+            row = worker.step(step, batches)
             journal.write(step + 1, row)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == end:
-            saved = None
-            if context.rank == 0:
-                saved = Path(mkdtemp(prefix="usfm-checkpoint-"))
-                save_checkpoint(
-                    saved, objective, optimizer, {"step": step + 1, "samples": row["samples"], **identity}
-                )
-            context.report({"step": step + 1, **row}, saved, checkpoint_name(step + 1))
-    if journal is not None:
-        journal.close()
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == end:
+                saved = None
+                if context.rank == 0:
+                    saved = Path(mkdtemp(prefix="usfm-checkpoint-"))
+                    state = {"step": step + 1, "samples": row["samples"], **identity}
+                    save_checkpoint(saved, objective, optimizer, state)
+                context.report({"step": step + 1, **row}, saved, checkpoint_name(step + 1))
     return row
 
 
@@ -246,12 +257,12 @@ class _Worker:
         seen = step * config.batch.global_size
         rate = learning_rate(config.optim, config.batch.global_size, seen, plan.total_samples)
         set_learning_rate(self.optimizer, rate)
-        # drop-path draws from torch's generator: tie it to the sample count, not to the history of the process
-        torch.manual_seed(stream_key(config.seed, "step", seen, self.context.rank))
         organs = len(plan.rows_by_organ)
         sums = torch.zeros(3 + 2 * organs, dtype=torch.float64, device=device)  # loss, spatial, frequency, by organ
         indices = []
         for lane in range(self.context.rank, plan.lanes, self.context.world_size):
+            # drop-path draws from torch's generator: tie it to the samples, not to the worker or its history
+            torch.manual_seed(stream_key(config.seed, "drop path", step, lane))
             waiting = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - waiting

@@ -1,18 +1,21 @@
 """Pre-training through Ray Data and Ray Train, against the same loop in a plain process."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from ray_jobs import pretrain as job
 from ray_jobs.console import Console
-from usfm.errors import ConfigError, EnvironmentProblem
+from usfm.errors import ConfigError, EnvironmentProblem, NonFiniteLoss
 from usfm.train.checkpoint import latest_checkpoint, read_state
 from usfm.train.context import PlainContext
-from usfm.train.journal import read_journal
+from usfm.train.journal import last_row, read_journal
 from usfm.train.pretrain import local_feed, pretrain
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -71,26 +74,62 @@ def test_two_workers_see_the_same_global_batches(
     small_shards: Path, tmp_path: Path, undisturbed: list[dict]
 ) -> None:
     run_dir = tmp_path / "run"
-    # without drop-path, the only draw that depends on the worker; the loop itself checks every sample index
-    still = {"encoder": {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}}
-    job.run(config_of(small_shards, run_dir, workers=2, **still), Console())
+    job.run(config_of(small_shards, run_dir, workers=2), Console())
     two = rows(run_dir)
     assert [row["organ_count"] for row in two] == [row["organ_count"] for row in undisturbed]
-    plain = config_of(small_shards, tmp_path / "plain", **still).science()
-    context = PlainContext(Path(plain.run_dir), torch.device("cpu"))
-    pretrain(plain, context, lambda stream, plan: local_feed(stream, plan, plain, context))
-    one = rows(Path(plain.run_dir))
     for name in ("loss", "spatial", "frequency", "grad_norm"):
-        assert np.allclose([r[name] for r in two], [r[name] for r in one], rtol=1e-3), name
-    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-6)
+        assert np.allclose([r[name] for r in two], [r[name] for r in undisturbed], rtol=1e-3), name
+    assert two[0]["loss"] == pytest.approx(undisturbed[0]["loss"], rel=1e-6)
     for name in ("config.yaml", "plan.json", "environment.json", "metrics.jsonl"):
         assert (run_dir / name).stat().st_size > 0
     assert list((run_dir / "tensorboard").glob("events*"))
     # the folder holds this run now: another config is refused, the same one has nothing left to do
     with pytest.raises(ConfigError, match="already holds a run with other values of optim"):
-        job.run(config_of(small_shards, run_dir, workers=2, optim={"lr": 1.0}, **still), Console())
+        job.run(config_of(small_shards, run_dir, workers=2, optim={"lr": 1.0}), Console())
 
 
 def test_what_can_never_be_placed_is_refused(small_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="needs 3 CPUs"):
         job.run(config_of(small_shards, tmp_path / "run", workers=4, cpus_per_worker=0.5), Console())
+
+
+def kill_a_worker_after(step: int, run_dir: Path, killed: list[int]) -> None:
+    """Kill one train worker of this process's cluster once the journal has reached a step."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        row = last_row(run_dir)
+        if row and row["step"] >= step:
+            for process in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+        threading.Event().wait(0.02)
+
+
+def test_a_killed_worker_changes_nothing(small_shards: Path, tmp_path: Path) -> None:
+    # long enough that the kill falls into it
+    long = {"epochs": 30, "batch": {"global_size": 16, "micro_size": 16}, "checkpoint_every": 25}
+    whole = config_of(small_shards, tmp_path / "whole", **long)
+    context = PlainContext(tmp_path / "whole", torch.device("cpu"))
+    science = whole.science()
+    pretrain(science, context, lambda stream, plan: local_feed(stream, plan, science, context))
+
+    run_dir, killed = tmp_path / "run", []
+    watcher = threading.Thread(target=kill_a_worker_after, args=(40, run_dir, killed))
+    watcher.start()
+    job.run(config_of(small_shards, run_dir, **long), Console())
+    watcher.join()
+    assert len(killed) == 1
+    assert rows(run_dir) == rows(tmp_path / "whole")  # 150 steps, in order, every value
+    stamps = [path.name for path in (run_dir / "tensorboard").glob("events*")]
+    assert len(stamps) == 2  # the run was really started twice
+
+
+def test_a_non_finite_loss_stops_without_a_restart(small_shards: Path, tmp_path: Path) -> None:
+    config = config_of(small_shards, tmp_path / "run", optim={"lr": 1e30, "warmup": 0.0, "clip_norm": 0})
+    with pytest.raises(NonFiniteLoss, match="the step was not taken"):
+        job.run(config, Console())
+    records = list((tmp_path / "run" / "nonfinite").iterdir())
+    assert len(records) == 1
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
