@@ -59,7 +59,7 @@ def test_preprocess_is_resample_of_the_whole_image_on_training_s_canvas(height: 
     canvas = torch.zeros(1, 256, 256, dtype=torch.uint8)
     canvas[0, :height, :width] = torch.from_numpy(pixels)
     expected = resample(canvas, torch.tensor([[0.0, 0.0, height, width]]), 64)[0]
-    assert torch.equal(whole_image(pixels, 64), expected)
+    assert torch.equal(whole_image(pixels, 64, 256), expected)
     assert expected.shape == (1, 64, 64)
 
 
@@ -70,12 +70,12 @@ def test_serving_one_image_and_evaluating_a_batch_see_equal_numbers() -> None:
         canvas[: pixels.shape[0], : pixels.shape[1]] = torch.from_numpy(pixels)
     height, width = torch.tensor([pixels.shape for pixels in images]).T
     together = whole_images(canvases, height, width, 64)
-    assert torch.equal(together, torch.stack([whole_image(pixels, 64) for pixels in images]))
+    assert torch.equal(together, torch.stack([whole_image(pixels, 64, 256) for pixels in images]))
 
 
 def test_preprocess_shrinks_large_images_as_ingest_does() -> None:
     pixels = noise(300, 700)
-    assert torch.equal(whole_image(pixels, 96), whole_image(shrink(pixels, 256), 96))
+    assert torch.equal(whole_image(pixels, 96, 256), whole_image(shrink(pixels, 256), 96, 256))
 
 
 def test_preprocess_keeps_grey_values(predictors: dict[str, Predictor]) -> None:
