@@ -23,6 +23,7 @@ from ray_jobs.finetune import absolute
 from usfm.config import Config
 from usfm.data.tasks import TaskConfig, load_task
 from usfm.errors import ConfigError, UsfmError
+from usfm.report.curves import write_label_curves
 from usfm.train.context import PlainContext, best_device
 from usfm.train.finetune import FinetuneConfig, finetune
 from usfm.train.rundir import open_run
@@ -125,7 +126,7 @@ def plan(config: SweepConfig) -> dict[str, Any]:
 
 
 def run(config: SweepConfig, console: Console) -> Path:
-    """Run what is not done yet; returns the folder with results.csv and best/."""
+    """Run what is not done yet; returns the folder with results.csv, label_efficiency.html and best/."""
     planned, folder = trials(config), Path(config.run_dir).absolute()
     for trial in planned.values():
         trial.resolved_encoder()  # what does not fit should be said now, not by every trial
@@ -147,6 +148,7 @@ def run(config: SweepConfig, console: Console) -> Path:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+    write_label_curves(folder / "results.csv", folder / "label_efficiency.html")
     _keep_best(rows, folder)
     _summary(rows, console, folder)
     if all(row["status"] != "ok" for row in rows):

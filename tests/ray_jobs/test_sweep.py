@@ -5,14 +5,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from shard_factory import HEAD, VIEW
 
+from ray_jobs import finetune as finetune_job
 from ray_jobs import sweep
 from ray_jobs.console import Console
+from ray_jobs.finetune import FinetuneJobConfig
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
-from usfm.train.finetune import finetune
+from usfm.train.finetune import FinetuneConfig, finetune
+from usfm.train.journal import read_journal
 
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 VALUES = {"encoder": ENCODER, "steps": 6, "batch_size": 8, "eval_every": 2, "optim": {"lr": 1e-3, "base_batch": 8}}
@@ -54,6 +58,9 @@ def test_trials_report_fail_alone_and_are_not_done_twice(small_shards: Path, tmp
     assert [int(row["train_groups"]) for row in rows[:2]] == [6, 12]
     steps = reported(folder)
     assert all(steps[name] == [2, 4, 6] for name in ("head-scratch-0.5-0", "head-scratch-1-0"))
+    page = (folder / "label_efficiency.html").read_text()
+    assert page.count("<figure>") == 1  # view has no score to draw
+    assert "<figcaption>head</figcaption>" in page
     _, spec = load_bundle(folder / "best" / "head")
     assert spec.name == "head"
     assert not (folder / "best" / "view").exists()
@@ -74,6 +81,20 @@ def test_a_trial_over_ray_train_gives_the_same_scores(small_shards: Path, tmp_pa
     names = ("task", "init", "fraction", "value", "val_value", "status")
     first, second = ([{k: row[k] for k in names} for row in results(f)] for f in (alone, over_train))
     assert first == second
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_share_one_finetuning_run(small_shards: Path, tmp_path: Path) -> None:
+    values = {**VALUES, "shards": str(small_shards), "task": {**HEAD, "canvas_px": 64}}
+    plain = FinetuneConfig.build({**values, "run_dir": str(tmp_path / "plain")})
+    finetune(plain, PlainContext(device=torch.device("cpu")))
+    shared = FinetuneJobConfig.build({**values, "run_dir": str(tmp_path / "shared"), "workers": 2})
+    bundle = finetune_job.run(shared, Console())
+    assert load_bundle(bundle)[1].name == "head"
+    one, two = ([row["train_loss"] for row in read_journal(tmp_path / name)] for name in ("plain", "shared"))
+    assert len(two) == 3
+    assert two == pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.ray
