@@ -1,15 +1,17 @@
 """The quiet console: one progress line per stage, and a closing table of what was made and where."""
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Console", "Stage"]
+__all__ = ["Console", "Stage", "following"]
 
+FOLLOW_EVERY_S = 0.5
 LOG_EVERY_S = 15.0
 
 
@@ -57,6 +59,25 @@ class Stage:
     def rate(self) -> float:
         """Units per second since the stage began."""
         return (self.count - self._before) / max(self.seconds, 1e-9)
+
+
+@contextlib.contextmanager
+def following(update: Callable[[], None]) -> Iterator[None]:
+    """Call `update` twice a second from a thread while the block runs, and once at its end."""
+    done = threading.Event()
+
+    def follow() -> None:
+        while not done.wait(FOLLOW_EVERY_S):
+            update()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        update()
 
 
 class Console:

@@ -1,7 +1,6 @@
 """Pre-training on Ray: `python -m ray_jobs.pretrain --config ray_jobs/recipes/pretrain_tiny.yaml optim.lr=3e-4`."""
 
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import Field
 
 from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
-from ray_jobs.console import Console, Stage
+from ray_jobs.console import Console, Stage, following
 from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
@@ -149,23 +148,11 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _progress(console: Console, run_dir: Path, derived: PretrainPlan, start: int) -> Iterator[None]:
     """Follow the run's journal while `fit` blocks."""
-    done = threading.Event()
     batch = derived.epoch_samples // derived.steps_per_epoch
-
-    def follow(stage: Stage) -> None:
-        while not done.wait(0.5):
-            _show(stage, run_dir, batch)
-
     with console.stage("pretrain", derived.total_samples, "images") as stage:
         stage.resume(start * batch)
-        thread = threading.Thread(target=follow, args=(stage,), daemon=True)
-        thread.start()
-        try:
+        with following(lambda: _show(stage, run_dir, batch)):
             yield
-        finally:
-            done.set()
-            thread.join()
-            _show(stage, run_dir, batch)
 
 
 def _show(stage: Stage, run_dir: Path, batch: int) -> None:

@@ -8,7 +8,6 @@ import csv
 import json
 import shutil
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import Field
 
 from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
-from ray_jobs.console import Console, Stage
+from ray_jobs.console import Console, following
 from ray_jobs.finetune import absolute
 from usfm.config import Config
 from usfm.data.tasks import TaskConfig, load_task
@@ -307,22 +306,10 @@ def _summary(rows: Sequence[Mapping[str, Any]], console: Console, folder: Path) 
 def _progress(
     console: Console, planned: Mapping[str, FinetuneConfig], inputs: Mapping[str, Mapping[str, str]]
 ) -> Iterator[None]:
-    done = threading.Event()
-
-    def follow(stage: Stage) -> None:
-        while not done.wait(0.5):
-            stage.to(_count_done(planned, inputs))
-
     with console.stage("sweep", len(planned), "trials") as stage:
         stage.resume(_count_done(planned, inputs))
-        thread = threading.Thread(target=follow, args=(stage,), daemon=True)
-        thread.start()
-        try:
+        with following(lambda: stage.to(_count_done(planned, inputs))):
             yield
-        finally:
-            done.set()
-            thread.join()
-            stage.to(_count_done(planned, inputs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
