@@ -6,10 +6,8 @@ torch, on CPU and on CUDA, whatever the batch or the number of workers.
 """
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 __all__ = ["generator", "mix64", "stream_key", "uniform"]
@@ -62,8 +60,3 @@ def uniform(key: int, index: torch.Tensor, draws: int) -> torch.Tensor:
     base = mix64(index.to(torch.int64) * _signed(_GOLDEN) + key)
     bits = mix64(base[:, None] + counter[None, :] * _signed(_GOLDEN))
     return _shift(bits, 40).to(torch.float32) * 2.0**-24
-
-
-def permutation(key: Sequence[int | str], n: int) -> npt.NDArray[np.int64]:
-    """A permutation of range(n), a pure function of `key` (its first item is the seed)."""
-    return generator(int(key[0]), *key[1:]).permutation(n).astype(np.int64)
