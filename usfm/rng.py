@@ -1,8 +1,8 @@
 """Random draws as pure functions of (seed, purpose, key): no generator state to save, none to lose.
 
 A draw is a hash of its address. `mix64` is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", OOPSLA 2014, written anew); the same bits come out of numpy and of
-torch, on CPU and on CUDA, whatever the batch or the number of workers.
+pseudorandom number generators", OOPSLA 2014, written anew); the same bits come out on CPU and
+on CUDA, whatever the batch or the number of workers.
 """
 
 import hashlib
