@@ -26,7 +26,7 @@ from usfm.data.fragments import FRAGMENTS, Chunk, fingerprint, fragment_path, ma
 from usfm.data.prepare import PrepareConfig
 from usfm.data.schema import SPLITS
 from usfm.data.shards import INDEX_NAME
-from usfm.data.sources import MANIFEST_NAME, Found, find_items
+from usfm.data.sources.table import MANIFEST_NAME, Found, find_items
 from usfm.data.split import SplitConfig
 from usfm.errors import DataError
 

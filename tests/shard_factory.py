@@ -38,7 +38,9 @@ def row(organ: str, split: str, number: int) -> dict:
     return {
         "id": f"made/{organ}/{name}.png#0", "organ": organ, "source": "made", "split": split, "label": label,
         "group": f"made/{organ}{split}{number // 2}", "image": png(image), "height": height, "width": width,
-        "mask": mask, "mask_classes": json.dumps({"1": "head"}) if mask else "", "spacing_mm": None,
+        "mask": mask, "mask_classes": json.dumps({"1": "head"}) if mask else "", "pair": None, "spacing_mm": None,
+        "device": "", "crop": [0, 0, height, width], "text_px": 0, "flags": "", "phash": number,
+        "thumbnail": bytes(256),
         "source_height": height, "source_width": width, "frame": 0, "licence": "CC0-1.0", "origin": "test",
         "source_sha256": f"{number:064d}",
     }  # fmt: skip

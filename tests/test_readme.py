@@ -17,7 +17,7 @@ from usfm.config import load_config
 from usfm.data.assemble import assemble
 from usfm.data.fragments import fragment_path, make_chunks, process_chunk
 from usfm.data.simulate import write_archive
-from usfm.data.sources import find_items
+from usfm.data.sources.table import find_items
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 from usfm.train.pretrain import local_feed, pretrain

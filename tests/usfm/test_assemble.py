@@ -21,7 +21,7 @@ from usfm.data.fragments import (
 from usfm.data.ledger import licence_flags
 from usfm.data.prepare import PrepareConfig, Rejected, prepare
 from usfm.data.shards import ShardReader
-from usfm.data.sources import Found, find_items
+from usfm.data.sources.table import Found, find_items
 from usfm.data.split import SplitConfig
 
 CONFIG, SPLIT = PrepareConfig(longest_side_px=64, max_frames=3), SplitConfig()

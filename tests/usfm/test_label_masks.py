@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from usfm.data.label_masks import fit_mask, read_mask
+from usfm.data.readers.label_masks import fit_mask, read_mask
 from usfm.errors import UnreadableFile
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from usfm.data.prepare import GROUP_KEY_VARIABLE, PrepareConfig, Rejected, encode_grey, group_key, prepare, shrink
 from usfm.data.schema import ROW_SCHEMA, Item
-from usfm.data.sources import find_items
+from usfm.data.sources.table import find_items
 from usfm.data.split import SplitConfig, split_of
 
 CONFIG, SPLIT = PrepareConfig(), SplitConfig()

@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian
 
-from usfm.data.frames import MAX_FRAME_PIXELS, evenly_spaced, to_eight_bits, to_grey
-from usfm.data.readers import file_bytes, read_bytes, read_frames, sniff
+from usfm.data.readers.decode import file_bytes, read_bytes, read_frames, sniff
+from usfm.data.readers.frames import MAX_FRAME_PIXELS, evenly_spaced, to_eight_bits, to_grey
 from usfm.errors import UnreadableFile
 
 RAMP = np.add.outer(np.arange(40), 3 * np.arange(60)).astype(np.uint8)

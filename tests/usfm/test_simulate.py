@@ -12,7 +12,7 @@ from usfm.data.b_mode import SIDE, Phantom, b_mode, speckle
 from usfm.data.phantoms import ORGANS
 from usfm.data.prepare import PrepareConfig, prepare
 from usfm.data.simulate import COUNTS, LABELS, packaged_dicom, write_archive
-from usfm.data.sources import find_items
+from usfm.data.sources.table import find_items
 from usfm.data.split import SplitConfig
 from usfm.errors import ConfigError
 from usfm.rng import generator

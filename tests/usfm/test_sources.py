@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from usfm.data.sources import find_items, folder_items, manifest_items, organ_name
+from usfm.data.sources.found import organ_name
+from usfm.data.sources.table import find_items, folder_items, manifest_items
 from usfm.errors import ConfigError, DataError
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -17,9 +17,8 @@ import pyarrow.compute as pc
 
 from usfm.data.fragments import read_fragment
 from usfm.data.ledger import Ledger
-from usfm.data.schema import ROW_SCHEMA, SPLITS
+from usfm.data.schema import ROW_SCHEMA, SPLITS, Rejected
 from usfm.data.shards import INDEX_NAME, ShardFile, ShardIndex, write_index, write_shard
-from usfm.data.sources import Rejected
 from usfm.errors import ShardError
 
 __all__ = ["QUARANTINE_NAME", "Assembled", "assemble", "existing", "read_quarantine"]

@@ -16,15 +16,15 @@ import pyarrow as pa
 
 from usfm.config import Config
 from usfm.data.prepare import DEFAULT_GROUP_KEY, GROUP_KEY_VARIABLE, PrepareConfig, Row, prepare
-from usfm.data.schema import ROW_SCHEMA, Item
-from usfm.data.sources import Found, Rejected
+from usfm.data.schema import ROW_SCHEMA, Item, Rejected
+from usfm.data.sources.table import Found
 from usfm.data.split import SplitConfig
 
 __all__ = ["FRAGMENTS", "Chunk", "fingerprint", "fragment_path", "make_chunks", "process_chunk", "read_fragment"]
 
 FRAGMENTS = "fragments"
 MAX_TRIES = 3
-INGEST_VERSION = 1
+INGEST_VERSION = 2
 """Raise it when the same files and configuration would give other rows."""
 
 
@@ -81,7 +81,7 @@ def process_chunk(chunk: Chunk, output: str | Path, prepare_config: PrepareConfi
             continue
         with tries.open("a") as stream:
             stream.write(f"begin {number}\n")
-        new_rows, new_rejected = prepare(item, prepare_config, split)
+        new_rows, new_rejected = prepare(item, prepare_config)
         rows += new_rows
         rejected += new_rejected
         with tries.open("a") as stream:

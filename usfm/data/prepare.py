@@ -17,12 +17,10 @@ from PIL import Image
 from pydantic import Field
 
 from usfm.config import Config
-from usfm.data.frames import Frame
-from usfm.data.label_masks import fit_mask, read_mask
-from usfm.data.readers import file_bytes, read_bytes
-from usfm.data.schema import Item
-from usfm.data.sources import Rejected
-from usfm.data.split import SplitConfig, split_of
+from usfm.data.readers.decode import file_bytes, read_bytes
+from usfm.data.readers.frames import Frame, FrameSelection
+from usfm.data.readers.label_masks import fit_mask, read_mask
+from usfm.data.schema import THUMBNAIL_PX, Item, Rejected
 from usfm.errors import UnreadableFile
 
 __all__ = ["GROUP_KEY_VARIABLE", "PrepareConfig", "Rejected", "encode_grey", "group_key", "prepare", "shrink"]
@@ -37,27 +35,27 @@ class PrepareConfig(Config):
 
     Attributes:
         longest_side_px: longer side of a stored image; larger ones shrink, smaller ones stay as they are.
-        max_frames: at most so many frames of a clip, evenly spaced.
+        frames: which frames of a clip are taken.
         encoding: "png" is lossless; "jpeg" takes about a quarter of the space.
         jpeg_quality: used with "jpeg".
         blank_std: frames whose grey levels have a smaller standard deviation (of 0..255) are refused.
     """
 
     longest_side_px: int = Field(default=256, ge=16, le=4096)
-    max_frames: int = Field(default=8, ge=1)
+    frames: FrameSelection = FrameSelection()
     encoding: Literal["png", "jpeg"] = "png"
     jpeg_quality: int = Field(default=95, ge=1, le=100)
     blank_std: float = Field(default=2.0, ge=0.0)
 
 
-def prepare(item: Item, config: PrepareConfig, split: SplitConfig) -> tuple[list[Row], list[Rejected]]:
+def prepare(item: Item, config: PrepareConfig) -> tuple[list[Row], list[Rejected]]:
     """Rows of `ROW_SCHEMA` from one item, one per frame, and what was refused with its reason."""
     try:
         data = file_bytes(item.path)
         digest = hashlib.sha256(data).hexdigest()
         if item.sha256 and item.sha256 != digest:
             raise UnreadableFile(f"SHA-256 is {digest[:12]}..., the manifest states {item.sha256[:12]}...")
-        frames = read_bytes(data, item.name, config.max_frames)
+        frames = read_bytes(data, item.name, config.frames, item.frame)
     except UnreadableFile as error:
         return [], [Rejected(item.name, item.source, "file", str(error))]
 
@@ -80,17 +78,24 @@ def prepare(item: Item, config: PrepareConfig, split: SplitConfig) -> tuple[list
             "id": f"{item.source}/{item.name}#{frame.index}",
             "organ": item.organ,
             "source": item.source,
+            "device": item.device or frame.device,
             "group": group,
-            "split": split_of(group, split),
+            "split": "",  # given when all groups are known, see `usfm.data.assemble`
             "label": item.label,
             "image": encode_grey(stored, config.encoding, config.jpeg_quality),
             "height": stored.shape[0],
             "width": stored.shape[1],
             "mask": None,
             "mask_classes": "",
+            "pair": None,
             "spacing_mm": spacing / scale if spacing else None,
             "source_height": frame.pixels.shape[0],
             "source_width": frame.pixels.shape[1],
+            "crop": [0, 0, *frame.pixels.shape],
+            "text_px": 0,
+            "flags": "",
+            "phash": 0,
+            "thumbnail": bytes(THUMBNAIL_PX**2),
             "frame": frame.index,
             "licence": item.licence,
             "origin": item.origin,

@@ -30,7 +30,7 @@ INDEX_NAME = "index.json"
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One shard: `path` relative to the root, all its rows of one split and one organ."""
+    """One shard: `path` relative to the root, all its rows of one split, organ, source and device."""
 
     path: str
     split: str
@@ -38,9 +38,13 @@ class ShardFile:
     rows: int
     bytes: int
     sha256: str
+    source: str = ""
+    device: str = ""
 
 
-def write_shard(root: Path, name: str, split: str, organ: str, rows: pa.Table) -> ShardFile:
+def write_shard(
+    root: Path, name: str, split: str, organ: str, rows: pa.Table, source: str = "", device: str = ""
+) -> ShardFile:
     """Write one shard atomically (a killed writer leaves no half file) and say what was written."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,7 @@ def write_shard(root: Path, name: str, split: str, organ: str, rows: pa.Table) -
             writer.write_batch(batch)
     os.replace(partial, path)
     data = path.read_bytes()
-    return ShardFile(name, split, organ, rows.num_rows, len(data), hashlib.sha256(data).hexdigest())
+    return ShardFile(name, split, organ, rows.num_rows, len(data), hashlib.sha256(data).hexdigest(), source, device)
 
 
 def write_index(root: Path, fingerprint: str, files: Iterable[ShardFile]) -> None:

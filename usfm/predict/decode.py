@@ -1,6 +1,6 @@
 """Bytes that a client sent to one grey image: sizes are checked in the header, one frame is chosen.
 
-Decoding itself is `usfm.data.readers`, the same code that made the training data.
+Decoding itself is `usfm.data.readers.decode`, the same code that made the training data.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pydicom
 from PIL import Image
 
-from usfm.data.frames import MAX_FRAME_PIXELS, evenly_spaced
-from usfm.data.readers import read_bytes, sniff
+from usfm.data.readers.decode import read_bytes, sniff
+from usfm.data.readers.frames import MAX_FRAME_PIXELS, evenly_spaced
 from usfm.errors import ImageTooLarge, NoSuchFrame, UnreadableFile
 
 __all__ = ["MAX_DECODED_PIXELS", "Decoded", "decode"]

@@ -1,17 +1,51 @@
 """One decoded grey frame, and the rules every decoder shares: size limits, grey values, which frames."""
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from usfm.config import Config
 from usfm.errors import UnreadableFile
 
-__all__ = ["MAX_FRAME_PIXELS", "Frame", "check_size", "evenly_spaced", "to_eight_bits", "to_grey"]
+__all__ = [
+    "MAX_FRAME_PIXELS",
+    "Box",
+    "Frame",
+    "FrameSelection",
+    "check_size",
+    "evenly_spaced",
+    "to_eight_bits",
+    "to_grey",
+]
 
 MAX_FRAME_PIXELS = 64_000_000
 """Larger frames are refused from their header: no scanner makes them, decompression bombs do."""
+
+
+class Box(NamedTuple):
+    """A rectangle in px; rows top ... top + height - 1."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class FrameSelection(Config):
+    """Which frames of a clip or a multi-frame file are read.
+
+    Attributes:
+        max_frames: at most so many.
+        method: "uniform" takes evenly spaced frames; "change" takes frames between which equal amounts of
+            change (mean absolute grey difference) have passed, so that a still probe gives few look-alikes.
+    """
+
+    max_frames: int = Field(default=8, ge=1)
+    method: Literal["uniform", "change"] = "uniform"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +57,20 @@ class Frame:
         index: number of the frame in its file, 0 for a still.
         spacing_mm: size of a square pixel in mm, None where the file does not state one.
         patient: the file's own patient identifier, "" if none. Personal data: hash it, never store it.
+        device: scanner (maker and model) as the file states it, "" if it does not.
+        chroma: (H, W) uint8, largest minus smallest colour channel; None = the file is grey.
+        region: the B-mode region as the file itself states it (DICOM), None = not stated.
+        burned_in: the file states that text is burned into its pixels.
     """
 
     pixels: npt.NDArray[np.uint8]
     index: int = 0
     spacing_mm: float | None = None
     patient: str = ""
+    device: str = ""
+    chroma: npt.NDArray[np.uint8] | None = None
+    region: Box | None = None
+    burned_in: bool = False
 
 
 def evenly_spaced(count: int, limit: int) -> list[int]:

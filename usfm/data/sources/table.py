@@ -7,38 +7,21 @@ Every path is resolved: what lies outside the archive's root is refused, not rea
 import csv
 import math
 import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from usfm.data.readers import CLIP_SUFFIXES, STILL_SUFFIXES, sniff
-from usfm.data.schema import Item
+from usfm.data.readers.decode import CLIP_SUFFIXES, STILL_SUFFIXES, sniff
+from usfm.data.schema import Item, Rejected
+from usfm.data.sources.found import organ_name
 from usfm.errors import ConfigError, DataError
 
-__all__ = ["MANIFEST_NAME", "SOURCES", "Found", "Rejected", "find_items", "folder_items", "manifest_items"]
+__all__ = ["MANIFEST_NAME", "SOURCES", "Found", "find_items", "folder_items", "manifest_items"]
 
 MANIFEST_NAME = "manifest.csv"
 REQUIRED_COLUMNS = ("path", "organ", "source", "licence")
 MEDIA_SUFFIXES = STILL_SUFFIXES | CLIP_SUFFIXES | {".dcm", ".dicom", ".imf"}
 NOT_STATED = "not stated"
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """One thing that ingest did not take, for the quarantine table.
-
-    Attributes:
-        name: the item's name, with `#frame` where one frame is meant.
-        source: name of the data set.
-        kind: "file", "mask" (the image was kept without it), "frame" or "duplicate".
-        reason: what was found, and where it helps what to do.
-    """
-
-    name: str
-    source: str
-    kind: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -195,11 +178,6 @@ def folder_items(root: str | Path, source: str = "", licence: str = NOT_STATED) 
 
 
 SOURCES: dict[str, Callable[[Path], Found]] = {"manifest": manifest_items, "folder": folder_items}
-
-
-def organ_name(text: str) -> str:
-    """Lower case with underscores: it becomes a folder name. "Fetal Head" -> "fetal_head"."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def _found(kind: str, root: Path, items: Iterable[Item], rejected: Iterable[Rejected], ignored: int) -> Found:

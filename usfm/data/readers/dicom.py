@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, iter_pixels
 
-from usfm.data.frames import Frame, check_size, evenly_spaced, to_eight_bits, to_grey
+from usfm.data.readers.frames import Frame, check_size, evenly_spaced, to_eight_bits, to_grey
 from usfm.errors import UnreadableFile
 
 __all__ = ["dicom_frames"]

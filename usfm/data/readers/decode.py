@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from usfm.data.dicom import dicom_frames
-from usfm.data.frames import Frame, check_size, evenly_spaced, to_eight_bits, to_grey
+from usfm.data.readers.dicom import dicom_frames
+from usfm.data.readers.frames import Frame, FrameSelection, check_size, evenly_spaced, to_eight_bits, to_grey
 from usfm.errors import UnreadableFile
 
 __all__ = [
@@ -62,13 +62,13 @@ def sniff(head: bytes) -> str:
     return next((kind for at, magic, kind in _MAGIC if head[at : at + len(magic)] == magic), "")
 
 
-def read_frames(path: str | Path, max_frames: int) -> list[Frame]:
+def read_frames(path: str | Path, selection: FrameSelection, frame: int | None = None) -> list[Frame]:
     """Read a file from disk; see `read_bytes`.
 
     Raises:
         UnreadableFile: missing, too large, empty, damaged, or of no kind that is known.
     """
-    return read_bytes(file_bytes(path), Path(path).name, max_frames)
+    return read_bytes(file_bytes(path), Path(path).name, selection, frame)
 
 
 def file_bytes(path: str | Path) -> bytes:
@@ -90,13 +90,16 @@ def file_bytes(path: str | Path) -> bytes:
         raise UnreadableFile(f"the file cannot be read: {error.strerror}") from None
 
 
-def read_bytes(data: bytes, name: str = "", max_frames: int = 8) -> list[Frame]:
+def read_bytes(
+    data: bytes, name: str = "", selection: FrameSelection = FrameSelection(), frame: int | None = None
+) -> list[Frame]:
     """Decode a still, a clip or a DICOM file to grey frames.
 
     Args:
         data: the whole file.
         name: its name, used only where the bytes say nothing (clip formats without a signature).
-        max_frames: at most so many frames, evenly spaced over the file.
+        selection: which frames of a clip are taken.
+        frame: take this one frame instead.
 
     Returns:
         One frame or more, in the file's order.
@@ -111,7 +114,7 @@ def read_bytes(data: bytes, name: str = "", max_frames: int = 8) -> list[Frame]:
     if kind not in _DECODERS or text:
         raise UnreadableFile(_refusal(data, kind, text))
     try:
-        frames = _DECODERS[kind](data, max_frames)
+        frames = _DECODERS[kind](data, selection.max_frames)
     except UnreadableFile:
         raise
     except Exception as error:  # the boundary to foreign decoders, see the module's text

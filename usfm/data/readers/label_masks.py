@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from usfm.data.frames import check_size
+from usfm.data.readers.frames import check_size
 from usfm.errors import UnreadableFile
 
 __all__ = ["KINDS", "fit_mask", "read_mask"]
