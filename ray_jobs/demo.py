@@ -18,7 +18,7 @@ from ray_jobs import export, ingest, job, pretrain, sweep
 from ray_jobs.cluster import ClusterConfig, connect
 from ray_jobs.console import Console
 from usfm.config import Config
-from usfm.data.shards import ShardReader
+from usfm.data.shard_reader import ShardReader
 from usfm.data.tasks import TaskConfig, load_task
 from usfm.errors import UsfmError
 from usfm.report.page import ReportInputs, ServeSample, StageTime, build_report

@@ -9,7 +9,7 @@ from typing import Any
 from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
-from usfm.data.shards import ShardReader
+from usfm.data.shard_reader import ShardReader
 from usfm.data.stream import StreamConfig
 from usfm.errors import CheckpointError
 from usfm.models.bundle import BundleSpec, save_bundle

@@ -81,26 +81,19 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     with connect(config.cluster, console.verbose):
         require(config.workers * config.cpus_per_worker + 1, config.workers * config.gpus_per_worker)
         with _progress(console, run_dir, derived, _resume_step(config, derived)):
-            outcome = _fit(config, derived)
+            outcome = _fit(config)
     if error := outcome.get("error"):
         raise FATAL[outcome["kind"]](error)
     console.say(f"checkpoint   {latest_checkpoint(run_dir)}")
     return run_dir
 
 
-def _fit(config: PretrainJobConfig, derived: PretrainPlan) -> dict[str, Any]:
+def _fit(config: PretrainJobConfig) -> dict[str, Any]:
     import ray.train
-    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from ray_jobs.feed import stream_dataset
-
     science, run_dir = config.science(), Path(config.run_dir)
-
-    def rest_of_stream() -> ray.data.Dataset:
-        # evaluated at every start of the worker group, so a restart reads nothing twice
-        return stream_dataset(science, _resume_step(config, derived), config.workers)
-
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=science.model_dump(mode="json"),
@@ -111,8 +104,6 @@ def _fit(config: PretrainJobConfig, derived: PretrainPlan) -> dict[str, Any]:
             | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
         ),
         torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
-        datasets={"train": rest_of_stream},
-        dataset_config=DataConfig(datasets_to_split=["train"], enable_shard_locality=False),
         run_config=RunConfig(
             name=run_dir.name,
             storage_path=str(run_dir.parent),

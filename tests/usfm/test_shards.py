@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from usfm.data.schema import ROW_SCHEMA
-from usfm.data.shards import INDEX_NAME, ShardFile, ShardIndex, ShardReader, write_index, write_shard
+from usfm.data.shard_reader import ShardReader
+from usfm.data.shards import INDEX_NAME, ShardFile, ShardIndex, write_index, write_shard
 from usfm.errors import ShardError
 
 
@@ -65,7 +66,7 @@ def test_select_by_organ(tmp_path: Path) -> None:
         (None, "no shards at .*index.json is missing.*run `usfm ingest` first"),
         ("{", "is damaged"),
         ('{"files": []}', "is damaged"),
-        ('{"schema_version": 99, "fingerprint": "", "files": []}', "has schema version 99, this code reads 1"),
+        ('{"schema_version": 99, "fingerprint": "", "files": []}', "has schema version 99, this code reads 2"),
     ],
 )
 def test_bad_index_says_what_to_do(tmp_path: Path, text: str | None, reason: str) -> None:

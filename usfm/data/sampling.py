@@ -1,7 +1,8 @@
 """Organ-balanced sampling: sample i of a run is a pure function of (seed, i, alpha, organ sizes).
 
-Organ o is drawn with share p_o ~ n_o ** alpha: alpha = 0 is balanced, alpha = 1 natural. Nothing is drawn at
-random with replacement; three ideas make the stream exact, resumable from one integer, and cheap to plan:
+Organ o is drawn with share p_o ~ n_o ** alpha: alpha = 0 is balanced, alpha = 1 natural (`usfm.data.shares`).
+Nothing is drawn at random with replacement; three ideas make the stream exact, resumable from one integer, and
+cheap to plan:
 
 1. The stream is cut into chunks of C samples. Chunk c takes floor(C p_o) samples of each organ; the rest of its
    places go by systematic sampling (one comb over the fractional parts, its offset from a van der Corput
@@ -9,6 +10,9 @@ random with replacement; three ideas make the stream exact, resumable from one i
 2. Each organ is an endless tape: its shards in a seeded order, rows shuffled within each shard, both shuffled
    anew at each pass. No row repeats before its organ's pass is over, and reading stays within a few shards.
 3. Where the tape of organ o stands at chunk c has a closed form, so no state is kept and nothing is replayed.
+
+Balancing by source or device within an organ gives each (organ, source) a tape of its own. The comb runs over the
+tapes in name order, so an organ's tapes stand together and the organ, too, is within one sample of its share.
 
 An epoch is a count of samples, not a pass: epoch e of E samples is the range [e E, (e + 1) E) of the stream.
 Source: USFM (arXiv 2401.00153) states organ-balanced sampling without a formula; this one is ours.
@@ -20,52 +24,20 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
-from usfm.config import Config
-from usfm.errors import ConfigError
 from usfm.rng import generator
 
-__all__ = ["OrganTape", "SamplePlan", "SamplingConfig", "organ_shares"]
+__all__ = ["SamplePlan", "Samples", "Tape"]
 
 Ints = npt.NDArray[np.int64]
 PERIOD = 1024  # chunks after which the comb's offsets repeat; shares are exact over one period
 
 
-class SamplingConfig(Config):
-    """Who is drawn, and how often.
+class Tape:
+    """The endless, seeded sequence of one organ's (or organ and source's) rows; position t is in pass t // rows."""
 
-    Attributes:
-        alpha: share of an organ ~ rows ** alpha; 0 = balanced (default), 1 = natural. Unknown in the paper.
-        organs: organs to draw from; None = all that have rows in the split.
-        exclude_organs: organs that are left out (phantoms are no patients).
-        chunk_size: samples per chunk, the unit in which the mix is exact.
-    """
-
-    alpha: float = Field(default=0.0, ge=0.0, le=1.0)
-    organs: list[str] | None = None
-    exclude_organs: list[str] = ["phantom"]
-    chunk_size: int = Field(default=1024, ge=1)
-
-
-def organ_shares(rows: Mapping[str, int], alpha: float) -> dict[str, float]:
-    """Shares p_o ~ n_o ** alpha that sum to one.
-
-    Raises:
-        ConfigError: no organ, or an organ without rows.
-    """
-    if not rows or min(rows.values()) < 1:
-        raise ConfigError(f"sampling needs organs that have rows, got {dict(rows)}")
-    weight = {organ: float(n) ** alpha for organ, n in rows.items()}
-    total = sum(weight.values())
-    return {organ: w / total for organ, w in weight.items()}
-
-
-class OrganTape:
-    """The endless, seeded sequence of one organ's rows. Position t is in pass t // rows."""
-
-    def __init__(self, seed: int, organ: str, shard_rows: Sequence[int]) -> None:
-        self.seed, self.organ = seed, organ
+    def __init__(self, seed: int, name: str, shard_rows: Sequence[int]) -> None:
+        self.seed, self.name = seed, name
         self.shard_rows = np.asarray(shard_rows, dtype=np.int64)  # (S,)
         self.rows = int(self.shard_rows.sum())
         # a chunk touches few passes and few shards of each; both caches stay small
@@ -82,19 +54,20 @@ class OrganTape:
             offset = positions[here] % self.rows
             slot = np.searchsorted(ends, offset, side="right")
             shard[here] = order[slot]
-            start = ends[slot] - self.shard_rows[order[slot]]
-            row[here] = [
-                self._within(int(number), int(s))[o]
-                for s, o in zip(order[slot], offset - start, strict=True)
-            ]  # fmt: skip
+            within = offset - (ends[slot] - self.shard_rows[order[slot]])
+            rows = np.empty_like(within)
+            for number_of_shard in np.unique(order[slot]):
+                of_shard = order[slot] == number_of_shard
+                rows[of_shard] = self._within(int(number), int(number_of_shard))[within[of_shard]]
+            row[here] = rows
         return shard, row
 
     def _order_of_pass(self, number: int) -> tuple[Ints, Ints]:
-        order = generator(self.seed, "shards", self.organ, number).permutation(len(self.shard_rows))
+        order = generator(self.seed, "shards", self.name, number).permutation(len(self.shard_rows))
         return order, np.cumsum(self.shard_rows[order])
 
     def _order_within(self, number: int, shard: int) -> Ints:
-        rng = generator(self.seed, "rows", self.organ, number, shard)
+        rng = generator(self.seed, "rows", self.name, number, shard)
         order: Ints = rng.permutation(int(self.shard_rows[shard]))
         return order
 
@@ -104,28 +77,30 @@ class Samples:
     """Where some samples of the stream are stored; all (n,) int64."""
 
     index: Ints  # global sample index
-    organ: Ints  # position in SamplePlan.organs
-    shard: Ints  # position in that organ's list of shards
+    tape: Ints  # position in SamplePlan.names
+    shard: Ints  # position in that tape's list of shards
     row: Ints  # row within the shard
 
 
 class SamplePlan:
     """The whole stream of a run, addressable by global sample index."""
 
-    def __init__(self, seed: int, shard_rows: Mapping[str, Sequence[int]], alpha: float, chunk_size: int) -> None:
+    def __init__(
+        self, seed: int, shard_rows: Mapping[str, Sequence[int]], shares: Mapping[str, float], chunk_size: int
+    ) -> None:
         """Plan a stream.
 
         Args:
             seed: of the run.
-            shard_rows: rows of each shard, by organ.
-            alpha: see `organ_shares`.
+            shard_rows: rows of each shard, by tape.
+            shares: share of each tape; they sum to one. Tapes keep this order.
             chunk_size: C, samples per chunk.
         """
         self.seed, self.chunk_size = seed, chunk_size
-        self.organs = sorted(shard_rows)
-        self.shares = organ_shares({o: sum(shard_rows[o]) for o in self.organs}, alpha)
-        self.tapes = [OrganTape(seed, o, shard_rows[o]) for o in self.organs]
-        expected = chunk_size * np.array([self.shares[o] for o in self.organs])  # (K,)
+        self.names = list(shares)
+        self.shares = dict(shares)
+        self.tapes = [Tape(seed, name, shard_rows[name]) for name in self.names]
+        expected = chunk_size * np.array([self.shares[name] for name in self.names])  # (K,)
         self._base = np.floor(expected).astype(np.int64)
         extra = _comb(expected - self._base)  # (PERIOD, K) of 0 and 1
         self._extra = extra
@@ -133,12 +108,12 @@ class SamplePlan:
         self._chunk = lru_cache(maxsize=8)(self._plan_chunk)
 
     def counts(self, chunk: int) -> Ints:
-        """Samples of each organ in a chunk, (K,); they sum to the chunk size."""
+        """Samples of each tape in a chunk, (K,); they sum to the chunk size."""
         counts: Ints = self._base + self._extra[chunk % PERIOD]
         return counts
 
     def tape_starts(self, chunk: int) -> Ints:
-        """Tape position of each organ at the start of a chunk, (K,)."""
+        """Position of each tape at the start of a chunk, (K,)."""
         periods, within = divmod(chunk, PERIOD)
         per_period = self._extra_before[PERIOD]
         starts: Ints = chunk * self._base + periods * per_period + self._extra_before[within]
@@ -147,36 +122,36 @@ class SamplePlan:
     def locate(self, index: Ints) -> Samples:
         """Where the samples with these global indices are stored, in the order asked for."""
         index = np.asarray(index, dtype=np.int64)
-        organ, shard, row = np.empty_like(index), np.empty_like(index), np.empty_like(index)
+        tape, shard, row = np.empty_like(index), np.empty_like(index), np.empty_like(index)
         chunks = index // self.chunk_size
         for chunk in np.unique(chunks):
             here = chunks == chunk
             planned = self._chunk(int(chunk))
             at = index[here] % self.chunk_size
-            organ[here], shard[here], row[here] = planned.organ[at], planned.shard[at], planned.row[at]
-        return Samples(index, organ, shard, row)
+            tape[here], shard[here], row[here] = planned.tape[at], planned.shard[at], planned.row[at]
+        return Samples(index, tape, shard, row)
 
     def _plan_chunk(self, chunk: int) -> Samples:
         counts, starts = self.counts(chunk), self.tape_starts(chunk)
-        organ = np.repeat(np.arange(len(counts)), counts)  # (C,)
-        shard, row = np.empty_like(organ), np.empty_like(organ)
+        tape = np.repeat(np.arange(len(counts)), counts)  # (C,)
+        shard, row = np.empty_like(tape), np.empty_like(tape)
         spread = np.empty(self.chunk_size)
         rng = generator(self.seed, "chunk", chunk)
         for k, (count, start) in enumerate(zip(counts, starts, strict=True)):
-            here = organ == k
+            here = tape == k
             shard[here], row[here] = self.tapes[k].locate(start + np.arange(count))
             # stratified: the j-th of n samples falls into the j-th n-th of the chunk, so batches are balanced too
             spread[here] = (np.arange(count) + rng.random(count)) / max(count, 1)
         order = np.argsort(spread, kind="stable")
         index = chunk * self.chunk_size + np.arange(self.chunk_size)
-        return Samples(index, organ[order], shard[order], row[order])
+        return Samples(index, tape[order], shard[order], row[order])
 
 
 def _comb(fraction: npt.NDArray[np.float64]) -> Ints:
-    """Which organs get one extra sample in each chunk of a period, (PERIOD, K) of 0 and 1.
+    """Which tapes get one extra sample in each chunk of a period, (PERIOD, K) of 0 and 1.
 
     `fraction` (K,) sums to an integer R. A comb of spacing one, shifted by an offset in [0, 1), has R teeth in
-    [0, R); organ k owns an interval of length fraction[k] and so gets at most one tooth.
+    [0, R); tape k owns an interval of length fraction[k] and so gets at most one tooth.
     """
     bits = PERIOD.bit_length() - 1
     offsets = np.array([int(f"{c:0{bits}b}"[::-1], 2) for c in range(PERIOD)]) / PERIOD  # van der Corput, base 2

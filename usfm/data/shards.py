@@ -12,18 +12,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+from upath import UPath
 
+from usfm.data.location import locate
 from usfm.data.schema import ROW_SCHEMA, SCHEMA_VERSION
 from usfm.errors import ShardError
 
-__all__ = ["INDEX_NAME", "ShardFile", "ShardIndex", "ShardReader", "write_index", "write_shard"]
+__all__ = ["INDEX_NAME", "ShardFile", "ShardIndex", "write_index", "write_shard"]
 
 INDEX_NAME = "index.json"
 
@@ -72,20 +72,21 @@ def write_index(root: Path, fingerprint: str, files: Iterable[ShardFile]) -> Non
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The index of a set of shards. `fingerprint` names the ingest that made it."""
+    """The index of a set of shards: `fingerprint` names the ingest, `prepare` says how items became rows."""
 
-    root: Path
+    root: UPath
     fingerprint: str
     files: tuple[ShardFile, ...]
+    prepare: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, root: str | Path) -> "ShardIndex":
+    def load(cls, root: str | os.PathLike[str]) -> "ShardIndex":
         """Read `root/index.json`.
 
         Raises:
             ShardError: no index there, not readable, or of another schema version.
         """
-        path = Path(root) / INDEX_NAME
+        path = locate(root) / INDEX_NAME
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             files = tuple(ShardFile(**entry) for entry in document["files"])
@@ -98,7 +99,7 @@ class ShardIndex:
             raise ShardError(
                 f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}; run `usfm ingest` again"
             )
-        return cls(Path(root), fingerprint, files)
+        return cls(locate(root), fingerprint, files, document.get("prepare", {}))
 
     def select(
         self, split: str, organs: Sequence[str] | None = None, exclude: Sequence[str] = ()
@@ -119,40 +120,3 @@ class ShardIndex:
             wanted_text = ", ".join(missing) or "any organ"
             raise ShardError(f"no {split} rows of {wanted_text} in {self.root}; it holds {', '.join(known)}")
         return chosen
-
-
-class ShardReader:
-    """Random access to the rows of a set of shards through memory maps; files open on first use."""
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self._batches: dict[str, pa.RecordBatch] = {}
-
-    def batch(self, path: str) -> pa.RecordBatch:
-        """The rows of one shard as one record batch (zero-copy).
-
-        Raises:
-            ShardError: the file is missing or is not a shard.
-        """
-        if path not in self._batches:
-            try:
-                source = pa.memory_map(str(self.root / path))
-                reader = pa.ipc.open_file(source)
-                self._batches[path] = reader.get_batch(0)
-            except (OSError, pa.ArrowInvalid) as error:
-                raise ShardError(f"shard {self.root / path} cannot be read: {error}") from None
-        return self._batches[path]
-
-    def take(self, path: str, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.RecordBatch:
-        """Rows of one shard, in the order asked for."""
-        return self.batch(path).select(list(columns)).take(pa.array(rows))
-
-    def table(self, files: Iterable[ShardFile]) -> pa.Table:
-        """All rows of some shards as one table, in the order of `files`."""
-        batches = [self.batch(file.path) for file in files]
-        return pa.Table.from_batches(batches, ROW_SCHEMA)
-
-    @cached_property
-    def index(self) -> ShardIndex:
-        """The index beside the shards."""
-        return ShardIndex.load(self.root)

@@ -1,47 +1,59 @@
-"""From a sample plan to arrays: read the rows that a range of the stream names, decode, put on a canvas."""
+"""From a sample plan to arrays: read the rows that a range of the stream names, decode, put on a canvas.
 
+A shard that is missing or damaged, and an image that cannot be decoded, do not stop the stream: the sample is
+replaced by another row of the same organ, by a rule that depends on the sample alone, and marked as replaced.
+"""
+
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from pydantic import Field
 
 from usfm.config import Config
-from usfm.data.sampling import SamplePlan, SamplingConfig
-from usfm.data.shards import ShardFile, ShardIndex, ShardReader
+from usfm.data.sampling import SamplePlan, Samples
+from usfm.data.shard_reader import CacheConfig, ShardReader
+from usfm.data.shards import ShardFile, ShardIndex
+from usfm.data.shares import SamplingConfig, stratum_shares
 from usfm.errors import ShardError
 
 __all__ = ["ImageStream", "StreamConfig", "decode_grey", "micro_batch_indices"]
 
+Ints = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[np.int64] | npt.NDArray[np.uint8]]
+log = logging.getLogger(__name__)
 
 
 class StreamConfig(Config):
     """What is streamed and in which shape.
 
     Attributes:
-        shards: folder that `usfm ingest` wrote.
+        shards: where `usfm ingest` wrote: a folder, or a URL of an object store.
         split: the split to draw from.
         canvas_px: side of the square canvas on which each stored image lies, top left; at least the
             stored longest side.
         sampling: organ balance.
+        cache: where shards of an object store are kept while they are used.
     """
 
     shards: str = "runs/shards"
     split: str = "train"
     canvas_px: int = Field(default=256, ge=16)
     sampling: SamplingConfig = SamplingConfig()
+    cache: CacheConfig = CacheConfig()
 
 
-def decode_grey(data: bytes) -> npt.NDArray[np.uint8]:
+def decode_grey(data: bytes | pa.Buffer) -> npt.NDArray[np.uint8]:
     """Decode a stored image or mask to (H, W) uint8.
 
     Raises:
         ShardError: the bytes are not an image.
     """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if len(data) else None
     if pixels is None:
         raise ShardError(
             f"{len(data)} stored bytes are not an image; the shard is damaged, run `usfm ingest` again"
@@ -59,80 +71,155 @@ class ImageStream:
     def __post_init__(self) -> None:
         index = ShardIndex.load(self.config.shards)
         sampling = self.config.sampling
-        files = index.select(self.config.split, sampling.organs, sampling.exclude_organs)
-        rows = {organ: [file.rows for file in of_organ] for organ, of_organ in files.items()}
-        plan = SamplePlan(self.seed, rows, sampling.alpha, sampling.chunk_size)
-        for name, value in {"_files": files, "_plan": plan, "_reader": ShardReader(self.config.shards)}.items():
+        by_organ = index.select(self.config.split, sampling.organs, sampling.exclude_organs)
+        strata: dict[tuple[str, str], list[ShardFile]] = {}
+        for organ, files in by_organ.items():
+            for file in files:
+                within = "" if sampling.within == "rows" else getattr(file, sampling.within) or "not stated"
+                strata.setdefault((organ, within), []).append(file)
+        shares = stratum_shares({key: sum(f.rows for f in files) for key, files in strata.items()}, sampling)
+        names = {key: "/".join(key).rstrip("/") for key in shares}  # a tape's name seeds it
+        plan = SamplePlan(
+            self.seed,
+            {names[key]: [f.rows for f in strata[key]] for key in shares},
+            {names[key]: share for key, share in shares.items()},
+            sampling.chunk_size,
+        )
+        made = {
+            "plan": plan,
+            "fingerprint": index.fingerprint,
+            "rows_by_organ": {organ: sum(f.rows for f in files) for organ, files in by_organ.items()},
+            "organ_shares": {
+                organ: sum(share for key, share in shares.items() if key[0] == organ) for organ in by_organ
+            },
+            "_tapes": [strata[key] for key in shares],
+            "_organ_of_tape": np.array([list(by_organ).index(organ) for organ, _ in shares]),
+            "_reader": ShardReader(self.config.shards, self.config.cache),
+            "_damaged": set(),
+        }
+        for name, value in made.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "fingerprint", index.fingerprint)
 
     def __reduce__(self) -> tuple[type, tuple[StreamConfig, int]]:
         return (ImageStream, (self.config, self.seed))
 
-    _files: dict[str, list[ShardFile]] = None  # type: ignore[assignment]
-    _plan: SamplePlan = None  # type: ignore[assignment]
-    _reader: ShardReader = None  # type: ignore[assignment]
+    plan: SamplePlan = None  # type: ignore[assignment]
     fingerprint: str = ""
+    rows_by_organ: dict[str, int] = None  # type: ignore[assignment]
+    """Rows of the split by organ, in the order of organ numbers."""
+    organ_shares: dict[str, float] = None  # type: ignore[assignment]
+    _tapes: list[list[ShardFile]] = None  # type: ignore[assignment]
+    _organ_of_tape: Ints = None  # type: ignore[assignment]
+    _reader: ShardReader = None  # type: ignore[assignment]
+    _damaged: set[str] = None  # type: ignore[assignment]
 
-    @property
-    def plan(self) -> SamplePlan:
-        """The sample plan."""
-        return self._plan
-
-    @property
-    def rows_by_organ(self) -> dict[str, int]:
-        """Rows of the split by organ, in the order of organ numbers."""
-        return {organ: sum(file.rows for file in files) for organ, files in self._files.items()}
-
-    def read(self, index: npt.NDArray[np.int64]) -> Arrays:
+    def read(self, index: Ints) -> Arrays:
         """Decode some samples.
 
         Args:
             index: (n,) global sample indices.
 
         Returns:
-            index (n,), organ (n,), height (n,), width (n,) int64 and image (n, S, S) uint8; pixels right of
-            `width` and below `height` are zero.
+            index (n,), organ (n,), height (n,), width (n,), replaced (n,) int64 and image (n, S, S) uint8;
+            pixels right of `width` and below `height` are zero; replaced is 1 where the planned row could not
+            be read and another row of the organ stands in for it.
 
         Raises:
-            ShardError: a shard is missing or damaged, or an image is larger than the canvas.
+            ShardError: not one shard of an organ can be read, or an image is larger than the canvas.
+            EnvironmentProblem: the storage does not answer.
         """
-        size = self.config.canvas_px
-        at = self.plan.locate(index)
+        size, at = self.config.canvas_px, self.plan.locate(index)
         image = np.zeros((len(at.index), size, size), np.uint8)
         height, width = np.empty_like(at.index), np.empty_like(at.index)
-        for places, path in self._by_shard(at.organ, at.shard):
-            encoded = self._reader.take(path, at.row[places], ["image"]).column("image")
-            for place, data in zip(places, encoded, strict=True):
-                pixels = decode_grey(data.as_buffer())
+        replaced = np.zeros_like(at.index)
+        for places, tape, shard in _by_shard(at):
+            file = self._tapes[tape][shard]
+            encoded = self._take(file, at.row[places])
+            for n, place in enumerate(places):
+                pixels = self._pixels(encoded[n]) if encoded is not None else None
+                if pixels is None:
+                    pixels = self._stand_in(tape, shard, int(at.row[place]))
+                    replaced[place] = 1
                 if max(pixels.shape) > size:
                     raise ShardError(
-                        f"{path} holds a {pixels.shape} image; set data.canvas_px to {max(pixels.shape)}"
+                        f"{file.path} holds a {pixels.shape} image; set data.canvas_px to {max(pixels.shape)}"
                     )
                 height[place], width[place] = pixels.shape
                 image[place, : pixels.shape[0], : pixels.shape[1]] = pixels
-        return {"index": at.index, "organ": at.organ, "height": height, "width": width, "image": image}
+        organ = self._organ_of_tape[at.tape]
+        return {"index": at.index, "organ": organ, "height": height, "width": width, "replaced": replaced,
+                "image": image}  # fmt: skip
 
-    def ids(self, index: npt.NDArray[np.int64]) -> list[str]:
-        """Row ids of some samples, for reports to a person."""
+    def paths(self, index: Ints) -> list[str]:
+        """Shards in which some samples are planned to lie, sorted, for reports to a person."""
+        at = self.plan.locate(index)
+        return sorted({self._tapes[tape][shard].path for _, tape, shard in _by_shard(at)})
+
+    def ids(self, index: Ints) -> list[str]:
+        """Row ids of some samples as planned, for reports to a person; "" where the shard cannot be read."""
         at = self.plan.locate(index)
         found = [""] * len(at.index)
-        for places, path in self._by_shard(at.organ, at.shard):
-            for place, row_id in zip(
-                places, self._reader.take(path, at.row[places], ["id"]).column("id"), strict=True
-            ):
-                found[place] = row_id.as_py()
+        for places, tape, shard in _by_shard(at):
+            if (row_ids := self._take(self._tapes[tape][shard], at.row[places], "id")) is not None:
+                for place, row_id in zip(places, row_ids, strict=True):
+                    found[place] = row_id.as_py()
         return found
 
-    def _by_shard(
-        self, organ: npt.NDArray[np.int64], shard: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[npt.NDArray[np.int64], str]]:
-        for k, name in enumerate(self.plan.organs):
-            for s in np.unique(shard[organ == k]):
-                yield np.flatnonzero((organ == k) & (shard == s)), self._files[name][s].path
+    def _take(self, file: ShardFile, rows: Ints, column: str = "image") -> pa.Array | None:
+        """Values of some rows, None if the shard is missing or damaged (said once)."""
+        if file.path in self._damaged:
+            return None
+        try:
+            batch = self._reader.batch(file.path)
+            if batch.num_rows != file.rows:
+                raise ShardError(f"shard {file.path} has {batch.num_rows} rows, its index states {file.rows}")
+            return batch.column(column).take(pa.array(rows))
+        except (ShardError, pa.ArrowException, KeyError) as error:
+            self._damaged.add(file.path)
+            log.warning("%s; its samples are replaced by others of the same organ", error)
+            return None
+
+    def _pixels(self, encoded: pa.BinaryScalar) -> npt.NDArray[np.uint8] | None:
+        try:
+            return decode_grey(encoded.as_buffer())
+        except (ShardError, cv2.error):
+            return None
+
+    def _stand_in(self, tape: int, shard: int, row: int) -> npt.NDArray[np.uint8]:
+        """Pixels that stand in for those of a row that cannot be read; which ones depends on the sample alone.
+
+        Tried in turn: the next rows of the shard, the next shards of the tape, the organ's other tapes.
+        """
+        own = self._tapes[tape]
+        files = [own[(shard + k) % len(own)] for k in range(len(own))]
+        organ = self._organ_of_tape[tape]
+        for other in np.flatnonzero(self._organ_of_tape == organ):
+            files += self._tapes[other] if other != tape else []
+        for file in files:
+            # each row of a lost shard finds another row there, so no image is repeated a thousand times
+            rows = (row + np.arange(min(file.rows, TRIES))) % file.rows
+            encoded = self._take(file, rows)
+            for value in encoded if encoded is not None else ():
+                if (pixels := self._pixels(value)) is not None:
+                    return pixels
+        name = list(self.rows_by_organ)[organ]
+        raise ShardError(
+            f"not one shard of {name} in {self.config.shards} can be read; restore them, run `usfm ingest` again, "
+            f"or exclude {name}"
+        )
 
 
-def micro_batch_indices(step: int, lane: int, lanes: int, micro_size: int) -> npt.NDArray[np.int64]:
+TRIES = 16  # rows tried in one shard before the next shard's turn
+
+
+def _by_shard(at: Samples) -> Iterator[tuple[Ints, int, int]]:
+    """Places of the samples that lie in each shard, with its tape and number."""
+    key = np.stack([at.tape, at.shard])
+    for tape, shard in np.unique(key, axis=1).T:
+        yield np.flatnonzero((at.tape == tape) & (at.shard == shard)), int(tape), int(shard)
+
+
+def micro_batch_indices(step: int, lane: int, lanes: int, micro_size: int) -> Ints:
     """Global sample indices of micro-batch `lane` of a step, (micro_size,).
 
     A global batch is `lanes` micro-batches in order; which worker computes a lane does not change it.

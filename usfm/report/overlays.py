@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from usfm.data.shards import ShardReader
+from usfm.data.shard_reader import ShardReader
 from usfm.data.stream import StreamConfig, decode_grey
 from usfm.metrics.scores import dice
 from usfm.models.bundle import load_bundle

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from usfm.data.shards import ShardReader
+from usfm.data.shard_reader import ShardReader
 from usfm.data.stream import decode_grey
 from usfm.errors import CheckpointError
 from usfm.masking.patches import upsample_mask

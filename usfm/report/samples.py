@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from usfm.data.shards import ShardFile, ShardIndex, ShardReader
+from usfm.data.shard_reader import ShardReader
+from usfm.data.shards import ShardFile, ShardIndex
 from usfm.data.stream import decode_grey
 from usfm.rng import generator
 

@@ -30,8 +30,10 @@ from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal
 from usfm.train.optim import OptimConfig, learning_rate, make_optimizer, set_learning_rate
 
-__all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "local_feed", "pretrain", "without_data"]
+__all__ = ["REPLACED", "BatchConfig", "PretrainConfig", "PretrainPlan", "local_feed", "pretrain", "without_data"]
 
+REPLACED = "replaced"
+"""Folder of a run that lists samples whose shard was missing or damaged."""
 MicroBatch = dict[str, torch.Tensor]
 Feed = Callable[[int], Iterator[MicroBatch]]
 """From a first step to this worker's micro-batches, in order of (step, lane)."""
@@ -129,7 +131,7 @@ class PretrainPlan:
         steps = math.ceil((config.epoch_samples or sum(rows.values())) / batch)
         return cls(
             rows_by_organ=rows,
-            organ_shares=stream.plan.shares,
+            organ_shares=stream.organ_shares,
             epoch_samples=steps * batch,
             steps_per_epoch=steps,
             total_steps=steps * config.epochs,
@@ -258,7 +260,8 @@ class _Worker:
         rate = learning_rate(config.optim, config.batch.global_size, seen, plan.total_samples)
         set_learning_rate(self.optimizer, rate)
         organs = len(plan.rows_by_organ)
-        sums = torch.zeros(3 + 2 * organs, dtype=torch.float64, device=device)  # loss, spatial, frequency, by organ
+        # loss, spatial, frequency, replaced samples, then count and loss by organ
+        sums = torch.zeros(4 + 2 * organs, dtype=torch.float64, device=device)
         indices = []
         for lane in range(self.context.rank, plan.lanes, self.context.world_size):
             # drop-path draws from torch's generator: tie it to the samples, not to the worker or its history
@@ -273,6 +276,8 @@ class _Worker:
                     f"{expected[0]}, got {batch['index'][:4].tolist()}..."
                 )
             indices.append(expected)
+            if batch["replaced"].any():
+                self._note_replaced(step, expected[batch["replaced"].numpy() > 0])
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             last = lane + self.context.world_size >= plan.lanes
             sums += self._forward_backward(batch, sync=last)
@@ -284,14 +289,14 @@ class _Worker:
         self.optimizer.zero_grad(set_to_none=True)
         values = sums.tolist()
         loss, spatial, frequency = (v / plan.lanes for v in values[:3])
-        counts, errors = values[3 : 3 + organs], values[3 + organs :]
+        counts, errors = values[4 : 4 + organs], values[4 + organs :]
         names = list(plan.rows_by_organ)
         took = time.perf_counter() - began
         return {
             "samples": seen + config.batch.global_size,
             "epoch": (seen + config.batch.global_size) / plan.epoch_samples,
             "loss": loss, "spatial": spatial, "frequency": frequency,
-            "lr": rate, "grad_norm": float(norm),
+            "replaced": int(values[3]), "lr": rate, "grad_norm": float(norm),
             "images_per_s": config.batch.global_size / took,
             "data_wait": waited / took,
             "organ_count": {o: int(c) for o, c in zip(names, counts, strict=True)},
@@ -311,7 +316,7 @@ class _Worker:
         counts = torch.bincount(batch["organ"], minlength=organs).double()
         errors = torch.bincount(batch["organ"], weights=out.per_sample.double(), minlength=organs)
         head = torch.stack([out.loss.detach(), out.terms["spatial"], out.terms["frequency"]]).double()
-        return torch.cat([head, counts, errors])
+        return torch.cat([head, batch["replaced"].sum().double()[None], counts, errors])
 
     def _backward(self, images: torch.Tensor, index: torch.Tensor) -> Any:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
@@ -319,6 +324,14 @@ class _Worker:
         # the average over this worker's lanes; DDP averages over workers
         (out.loss / self.plan.accumulation).backward()
         return out
+
+    def _note_replaced(self, step: int, index: np.ndarray[Any, Any]) -> None:
+        """Say in the run's folder which samples had to be replaced, and where they should have been."""
+        folder = Path(self.config.run_dir) / REPLACED
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"step": step, "index": index.tolist(), "shards": self.stream.paths(index)}
+        with (folder / f"rank-{self.context.rank}.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
 
     def _refuse(self, step: int, index: np.ndarray[Any, Any], loss: float, norm: float) -> None:
         folder = Path(self.config.run_dir) / "nonfinite"

@@ -1,0 +1,87 @@
+"""Random access to the rows of shards through memory maps, wherever the shards lie."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from usfm.config import Config
+from usfm.data.location import is_local, local_path, locate
+from usfm.data.schema import ROW_SCHEMA
+from usfm.data.shard_cache import ShardCache, default_folder
+from usfm.data.shards import ShardFile, ShardIndex
+from usfm.errors import ShardError
+
+__all__ = ["CacheConfig", "ShardReader"]
+
+MAX_OPEN = 256  # maps held open: files, and with them the limit of open files
+
+
+class CacheConfig(Config):
+    """Where shards of an object store are kept while they are used; local shards are read in place.
+
+    Attributes:
+        folder: "" = a folder of this user beside the machine's other temporary files.
+        limit_gb: the folder's size; at least a few shards for every CPU.
+    """
+
+    folder: str = ""
+    limit_gb: float = 50.0
+
+
+class ShardReader:
+    """The rows of a set of shards; files open (or are fetched) on first use."""
+
+    def __init__(self, root: str | os.PathLike[str], cache: CacheConfig | None = None) -> None:
+        self.root = locate(root)
+        cache = cache or CacheConfig()
+        folder = Path(cache.folder) if cache.folder else default_folder()
+        self._cache = ShardCache(folder, int(cache.limit_gb * 2**30))
+        self._batches: OrderedDict[str, pa.RecordBatch] = OrderedDict()
+
+    def batch(self, path: str) -> pa.RecordBatch:
+        """The rows of one shard as one record batch (zero-copy).
+
+        Raises:
+            ShardError: the file is missing, is not a shard, or is not the one that the index names.
+            EnvironmentProblem: the storage does not answer.
+        """
+        if path in self._batches:
+            self._batches.move_to_end(path)
+            return self._batches[path]
+        local: Path
+        if is_local(self.root):
+            local = local_path(self.root / path)
+        else:
+            local = self._cache.fetch(self.root / path, self._files[path].sha256)
+        try:
+            batch = pa.ipc.open_file(pa.memory_map(str(local))).get_batch(0)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ShardError(f"shard {self.root / path} cannot be read: {error}") from None
+        self._batches[path] = batch
+        if len(self._batches) > MAX_OPEN:
+            self._batches.popitem(last=False)
+        return batch
+
+    def take(self, path: str, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.RecordBatch:
+        """Rows of one shard, in the order asked for."""
+        return self.batch(path).select(list(columns)).take(pa.array(rows))
+
+    def table(self, files: Iterable[ShardFile]) -> pa.Table:
+        """All rows of some shards as one table, in the order of `files`."""
+        batches = [self.batch(file.path) for file in files]
+        return pa.Table.from_batches(batches, ROW_SCHEMA)
+
+    @cached_property
+    def index(self) -> ShardIndex:
+        """The index beside the shards."""
+        return ShardIndex.load(self.root)
+
+    @cached_property
+    def _files(self) -> dict[str, ShardFile]:
+        return {file.path: file for file in self.index.files}
