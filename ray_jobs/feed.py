@@ -1,5 +1,9 @@
 """Ray Data between shards and train workers: the planned stream, in exact order, on any number of workers.
 
+Tasks of Ray Data find the rows, fetch them from the storage and send them on as they are stored; the train worker
+decodes them in threads, a few micro-batches ahead. Decoded images would be three times the bytes to write, send and
+copy, which cost a third of the rate on two cores (docs/LOG.md).
+
 Every train worker runs datasets of its own over its own lanes of the stream, so nothing is dealt out between
 workers, and no process sees all of the stream. A dataset is a window of some hundred blocks; its tasks are made by
 one pure function of the block's number, and while one window is consumed the next is started. So planning costs
@@ -9,110 +13,78 @@ dataset before the first block comes: two minutes for 10^5 blocks, see docs/LOG.
 Block k of a worker holds its lanes of the k-th group of `steps_per_block` steps, ordered by (step, lane).
 """
 
+import itertools
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import cv2
-import numpy as np
+import pyarrow as pa
 import ray.data
 import torch
 from ray.data import DataContext, ExecutionResources
 
-from usfm.data.stream import ImageStream, micro_batch_indices
-from usfm.errors import ConfigError
+from ray_jobs.blocks import BlockPlan, BlockReader
+from usfm.data.stream import Arrays, ImageStream
 from usfm.train.pretrain import Feed, MicroBatch, PretrainConfig, PretrainPlan
 
-__all__ = ["BlockPlan", "worker_feed"]
+__all__ = ["worker_feed"]
 
-BLOCK_BYTES = 32 << 20  # large enough to amortise a task, small for the object store
-MAX_BLOCK_BYTES = 96 << 20  # well below Ray Data's 128 MiB, above which it would cut a block in two
 FIRST_WINDOW, LAST_WINDOW = 32, 512  # blocks; the first is small, so that the first batch comes soon
 STORE_SHARE = 0.5  # of the object store, for all workers together; the rest is left to checkpoints and others
+TASK_CPUS = 1.0  # a quarter would start four processes a core, and their start is what delays the first batch
 
 
-class BlockPlan:
-    """Which samples of the stream each block of one worker holds. Pickles small."""
+def worker_feed(
+    config: PretrainConfig, stream: ImageStream, plan: PretrainPlan, rank: int, world_size: int, threads: int = 1
+) -> Feed:
+    """This worker's micro-batches; must be called on a Ray worker.
 
-    def __init__(self, config: PretrainConfig, plan: PretrainPlan, start: int, rank: int, world_size: int) -> None:
-        """Plan the rest of a run from step `start`.
-
-        Raises:
-            ConfigError: a single micro-batch is larger than a block may be.
-        """
-        size = config.batch.micro_size * config.data.canvas_px**2
-        if size > MAX_BLOCK_BYTES:
-            most = MAX_BLOCK_BYTES // config.data.canvas_px**2
-            raise ConfigError(
-                f"a micro-batch of {config.batch.micro_size} images of {config.data.canvas_px} px is too large for "
-                f"one block; set batch.micro_size to at most {most}"
-            )
-        self.config, self.start, self.end = config, start, plan.total_steps
-        self.lanes, self.own = plan.lanes, range(rank, plan.lanes, world_size)
-        self.steps_per_block = max(1, BLOCK_BYTES // (size * len(self.own)))
-        # a step whose lanes do not fit into one block is cut into blocks of some lanes
-        self.lanes_per_block = min(len(self.own), max(1, BLOCK_BYTES // size))
-
-    @property
-    def blocks(self) -> int:
-        """Blocks until the end of the run."""
-        return -(-(self.end - self.start) // self.steps_per_block) * self._blocks_per_group
-
-    @property
-    def _blocks_per_group(self) -> int:
-        return -(-len(self.own) // self.lanes_per_block)
-
-    def indices(self, block: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Sample indices of a block, in the order in which the loop takes them."""
-        group, part = divmod(block, self._blocks_per_group)
-        first = self.start + group * self.steps_per_block
-        steps = range(first, min(first + self.steps_per_block, self.end))
-        lanes = self.own[part * self.lanes_per_block : (part + 1) * self.lanes_per_block]
-        size = self.config.batch.micro_size
-        return np.concatenate(
-            [micro_batch_indices(step, lane, self.lanes, size) for step in steps for lane in lanes]
-        )
-
-
-class _BlockReader:
-    """Reads blocks inside a Ray task; shards are opened there and the plan is computed there."""
-
-    def __init__(self, blocks: BlockPlan, first: int) -> None:
-        self.blocks, self.first = blocks, first
-
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        cv2.setNumThreads(1)  # one thread per Ray CPU
-        stream = _stream_of(self.blocks.config)
-        for number in batch["id"]:
-            yield stream.read(self.blocks.indices(self.first + int(number)))
-
-
-_streams: dict[str, ImageStream] = {}
-
-
-def _stream_of(config: PretrainConfig) -> ImageStream:
-    """The stream, made once per worker process and set of shards (tasks of one process share memory maps)."""
-    key = f"{config.data.model_dump_json()}|{config.seed}"
-    if key not in _streams:
-        _streams.clear()
-        _streams[key] = ImageStream(config.data, config.seed)
-    return _streams[key]
-
-
-def worker_feed(config: PretrainConfig, plan: PretrainPlan, rank: int, world_size: int) -> Feed:
-    """This worker's micro-batches; must be called on a Ray Train worker."""
+    Args:
+        config: the run.
+        stream: its stream.
+        plan: what follows from both.
+        rank: of this worker.
+        world_size: number of workers.
+        threads: that decode in this process, next to the training loop.
+    """
 
     def feed(start: int) -> Iterator[MicroBatch]:
-        size = config.batch.micro_size
-        for block in _blocks(BlockPlan(config, plan, start, rank, world_size), world_size):
-            for first in range(0, len(block["index"]), size):
-                # blocks are read-only views of the object store; a copy per micro-batch frees them early
-                yield {name: torch.from_numpy(array[first : first + size].copy()) for name, array in block.items()}
+        blocks = _blocks(
+            BlockPlan(
+                stream, config.batch.micro_size, plan.lanes, range(start, plan.total_steps), rank, world_size
+            ),
+            world_size,
+        )
+        cv2.setNumThreads(1)
+        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+            ahead: deque[Future[Arrays]] = deque()
+            for rows in cut(blocks, config.batch.micro_size):
+                ahead.append(pool.submit(stream.decode, rows))
+                if len(ahead) > threads + 1:
+                    yield _tensors(ahead.popleft().result())
+            while ahead:
+                yield _tensors(ahead.popleft().result())
 
     return feed
 
 
-def _blocks(plan: BlockPlan, world_size: int) -> Iterator[dict[str, Any]]:
+def _tensors(arrays: Arrays) -> MicroBatch:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def cut(blocks: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Cut blocks into micro-batches, also across their borders: Ray Data may cut a block that is too large."""
+    left: pa.Table | None = None
+    for block in blocks:
+        table = block if left is None else pa.concat_tables([left, block])
+        whole = table.num_rows // size * size
+        for first in range(0, whole, size):
+            yield table.slice(first, size)
+        left = table.slice(whole) if whole < table.num_rows else None
+
+
+def _blocks(plan: BlockPlan, world_size: int) -> Iterator[pa.Table]:
     """All blocks in order, window by window; the next window is started while one is consumed."""
     with ThreadPoolExecutor(1, thread_name_prefix="next-window") as pool:
         first, length = 0, FIRST_WINDOW
@@ -121,17 +93,15 @@ def _blocks(plan: BlockPlan, world_size: int) -> Iterator[dict[str, Any]]:
             count = min(length, plan.blocks - first)
             block, rest = opened.result()
             first, length = first + count, min(length * 2, LAST_WINDOW)
-            for left in range(count - 1, -1, -1):
-                if left == count // 4 and first < plan.blocks:
+            for seen in itertools.count(1):
+                if seen == count - count // 4 and first < plan.blocks:
                     opened = pool.submit(_open, plan, first, min(length, plan.blocks - first), world_size)
                 yield block
-                if left:
-                    block = next(rest)
+                if (block := next(rest, None)) is None:
+                    break
 
 
-def _open(
-    plan: BlockPlan, first: int, count: int, world_size: int
-) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+def _open(plan: BlockPlan, first: int, count: int, world_size: int) -> tuple[pa.Table, Iterator[pa.Table]]:
     """Start a window; returns when its first block is there."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -143,6 +113,8 @@ def _open(
     options.resource_limits = ExecutionResources.for_limits(object_store_memory=store)
     # numbers alone travel to the tasks: nothing of the run's length is put into the object store
     numbers = ray.data.range(count, override_num_blocks=count)
-    dataset = numbers.map_batches(_BlockReader(plan, first), batch_size=None, batch_format="numpy")
-    blocks = iter(dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1))
+    dataset = numbers.map_batches(
+        BlockReader(plan, first), batch_size=None, batch_format="pyarrow", num_cpus=TASK_CPUS
+    )
+    blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
     return next(blocks), blocks

@@ -129,7 +129,11 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
     context = RayContext(Path(config.run_dir))
     try:
         return pretrain(
-            config, context, lambda _, plan: worker_feed(config, plan, context.rank, context.world_size)
+            config,
+            context,
+            lambda stream, plan: worker_feed(
+                config, stream, plan, context.rank, context.world_size, context.decode_threads
+            ),
         )
     except tuple(FATAL.values()) as error:
         # every worker meets these at the same place, and a restart would meet them again

@@ -1,6 +1,7 @@
 """The Ray Train version of `usfm.train.context.WorkerContext`."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from usfm.train.checkpoint import latest_checkpoint
 
 __all__ = ["RayContext"]
 
+MAX_DECODE_THREADS = 8  # 2,000 images/s and more each, see tests/benchmarks/loader.py
+
 
 class RayContext:
     """One Ray Train worker; must be made inside the training function.
@@ -30,6 +33,9 @@ class RayContext:
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
+        # the workers of a node share its cores; more threads than a device can eat from only wait
+        cores = os.cpu_count() or 1
+        self.decode_threads: int = min(MAX_DECODE_THREADS, max(1, cores // context.get_local_world_size()))
         if self.device.type == "cpu":
             # set by what this worker was given, not by the machine: results must not change with the neighbours
             cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usfm.rng import mix64, stream_key, uniform
+from usfm.draws import mix64, uniform
+from usfm.rng import stream_key
 
 WORD = 1 << 64
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 
 from usfm.config import Config
-from usfm.rng import stream_key, uniform
+from usfm.draws import uniform
+from usfm.rng import stream_key
 
 __all__ = ["CropConfig", "crop_boxes", "random_crops", "resample", "whole_images"]
 

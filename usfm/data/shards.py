@@ -1,25 +1,27 @@
-"""Shards on disk: Arrow IPC files by split and organ, and the index that names them.
+"""Shards on disk: Arrow IPC files by split, organ, source and device, and the index that names them.
 
 shards/
-index.json                     schema version, fingerprint of the ingest, one entry per file
-train/breast/00000.arrow       rows of `ROW_SCHEMA`, uncompressed (images are), memory-mapped
+index.json                             schema version, fingerprint of the rows, `prepare`, one entry per file
+train/breast/busbra_breast/00000.arrow rows of `ROW_SCHEMA`, uncompressed (images are), memory-mapped
 val/..., test/...
-ledger.json, ledger.csv        licences and provenance, counted
-quarantine.csv                 what was refused, and why
+ledger.json, ledger.csv                licences and provenance, counted
+quarantine.csv                         what was refused, and why
+splits.csv                             the split of every patient group
+text_report.csv                        rows with burned-in text: what a person should look at
+ingest.json                            what `usfm ingest` knows its own work by
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from upath import UPath
 
-from usfm.data.location import locate
+from usfm.data.location import Location, locate, write_bytes, writing
 from usfm.data.schema import ROW_SCHEMA, SCHEMA_VERSION
 from usfm.errors import ShardError
 
@@ -30,7 +32,10 @@ INDEX_NAME = "index.json"
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One shard: `path` relative to the root, all its rows of one split, organ, source and device."""
+    """One shard: `path` relative to the root, all its rows of one split, organ, source and device.
+
+    `licences` are those of its rows, in name order.
+    """
 
     path: str
     split: str
@@ -40,34 +45,70 @@ class ShardFile:
     sha256: str
     source: str = ""
     device: str = ""
+    licences: list[str] = field(default_factory=list)
 
 
 def write_shard(
-    root: Path, name: str, split: str, organ: str, rows: pa.Table, source: str = "", device: str = ""
+    root: Location,
+    name: str,
+    split: str,
+    organ: str,
+    rows: pa.Table,
+    source: str = "",
+    device: str = "",
 ) -> ShardFile:
-    """Write one shard atomically (a killed writer leaves no half file) and say what was written."""
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, ROW_SCHEMA) as writer:
-        # one record batch per file: row r of the file is row r of the batch, without a search
-        for batch in rows.cast(ROW_SCHEMA).combine_chunks().to_batches():
-            writer.write_batch(batch)
-    os.replace(partial, path)
-    data = path.read_bytes()
-    return ShardFile(name, split, organ, rows.num_rows, len(data), hashlib.sha256(data).hexdigest(), source, device)
+    """Write one shard (a killed writer leaves no half file) and say what was written."""
+    with writing(locate(root) / name) as stream:
+        measured = _Measured(stream)
+        with pa.ipc.new_file(measured, ROW_SCHEMA) as writer:
+            # one record batch per file: row r of the file is row r of the batch, without a search
+            for batch in rows.cast(ROW_SCHEMA).combine_chunks().to_batches():
+                writer.write_batch(batch)
+    licences = sorted(filter(None, pc.unique(rows["licence"]).to_pylist()))
+    digest = measured.digest.hexdigest()
+    return ShardFile(name, split, organ, rows.num_rows, measured.bytes, digest, source, device, licences)
 
 
-def write_index(root: Path, fingerprint: str, files: Iterable[ShardFile]) -> None:
+def write_index(
+    root: Location,
+    fingerprint: str,
+    files: Iterable[ShardFile],
+    prepare: Mapping[str, Any] | None = None,
+) -> None:
     """Write `index.json` last and atomically: shards without it are not a data set."""
     document = {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": fingerprint,
+        "prepare": dict(prepare or {}),
         "files": [asdict(file) for file in files],
     }
-    partial = root / (INDEX_NAME + ".partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, root / INDEX_NAME)
+    write_bytes(locate(root) / INDEX_NAME, (json.dumps(document, indent=1) + "\n").encode())
+
+
+class _Measured:
+    """A stream that counts and hashes what passes, so that nothing is read again."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.bytes += len(data)
+        self._stream.write(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:  # the stream's owner closes it
+        self.closed = True
 
 
 @dataclass(frozen=True)
@@ -80,7 +121,7 @@ class ShardIndex:
     prepare: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, root: str | os.PathLike[str]) -> "ShardIndex":
+    def load(cls, root: Location) -> "ShardIndex":
         """Read `root/index.json`.
 
         Raises:

@@ -7,6 +7,9 @@ replaced by another row of the same organ, by a rule that depends on the sample 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,11 +24,16 @@ from usfm.data.shards import ShardFile, ShardIndex
 from usfm.data.shares import SamplingConfig, stratum_shares
 from usfm.errors import ShardError
 
-__all__ = ["ImageStream", "StreamConfig", "decode_grey", "micro_batch_indices"]
+__all__ = ["FETCHED", "Arrays", "ImageStream", "StreamConfig", "decode_grey", "micro_batch_indices"]
 
 Ints = npt.NDArray[np.int64]
+FETCHED = pa.schema(
+    [("index", pa.int64()), ("organ", pa.int64()), ("replaced", pa.int64()), ("image", pa.binary())]
+)
+"""Columns of samples as they travel: the image is still encoded, a third of its decoded size or less."""
 Arrays = dict[str, npt.NDArray[np.int64] | npt.NDArray[np.uint8]]
 log = logging.getLogger(__name__)
+TRIES = 16  # rows tried in one shard before the next shard's turn
 
 
 class StreamConfig(Config):
@@ -47,7 +55,7 @@ class StreamConfig(Config):
     cache: CacheConfig = CacheConfig()
 
 
-def decode_grey(data: bytes | pa.Buffer) -> npt.NDArray[np.uint8]:
+def decode_grey(data: bytes | memoryview | pa.Buffer) -> npt.NDArray[np.uint8]:
     """Decode a stored image or mask to (H, W) uint8.
 
     Raises:
@@ -92,6 +100,8 @@ class ImageStream:
             "organ_shares": {
                 organ: sum(share for key, share in shares.items() if key[0] == organ) for organ in by_organ
             },
+            "mean_row_bytes": sum(f.bytes for files in by_organ.values() for f in files)
+            / sum(f.rows for files in by_organ.values() for f in files),
             "_tapes": [strata[key] for key in shares],
             "_organ_of_tape": np.array([list(by_organ).index(organ) for organ, _ in shares]),
             "_reader": ShardReader(self.config.shards, self.config.cache),
@@ -100,55 +110,83 @@ class ImageStream:
         for name, value in made.items():
             object.__setattr__(self, name, value)
 
-    def __reduce__(self) -> tuple[type, tuple[StreamConfig, int]]:
-        return (ImageStream, (self.config, self.seed))
+    def __reduce__(self) -> tuple[Any, tuple[str, int]]:
+        return (_of_process, (self.config.model_dump_json(), self.seed))
 
     plan: SamplePlan = None  # type: ignore[assignment]
     fingerprint: str = ""
     rows_by_organ: dict[str, int] = None  # type: ignore[assignment]
     """Rows of the split by organ, in the order of organ numbers."""
     organ_shares: dict[str, float] = None  # type: ignore[assignment]
+    mean_row_bytes: float = 0.0
+    """Of a row as stored, over all rows of the split."""
     _tapes: list[list[ShardFile]] = None  # type: ignore[assignment]
     _organ_of_tape: Ints = None  # type: ignore[assignment]
     _reader: ShardReader = None  # type: ignore[assignment]
     _damaged: set[str] = None  # type: ignore[assignment]
 
-    def read(self, index: Ints) -> Arrays:
-        """Decode some samples.
+    def fetch(self, index: Ints) -> pa.RecordBatch:
+        """Read some samples as they are stored, without decoding.
 
         Args:
             index: (n,) global sample indices.
 
         Returns:
-            index (n,), organ (n,), height (n,), width (n,), replaced (n,) int64 and image (n, S, S) uint8;
-            pixels right of `width` and below `height` are zero; replaced is 1 where the planned row could not
-            be read and another row of the organ stands in for it.
+            Columns of `FETCHED`: index, organ number, replaced (1 where the planned row's shard is missing or
+            damaged and another row of the organ stands in for it), and the encoded image.
 
         Raises:
-            ShardError: not one shard of an organ can be read, or an image is larger than the canvas.
+            ShardError: not one shard of an organ can be read.
             EnvironmentProblem: the storage does not answer.
         """
-        size, at = self.config.canvas_px, self.plan.locate(index)
-        image = np.zeros((len(at.index), size, size), np.uint8)
-        height, width = np.empty_like(at.index), np.empty_like(at.index)
+        at = self.plan.locate(index)
+        encoded: list[memoryview] = [memoryview(b"")] * len(at.index)
         replaced = np.zeros_like(at.index)
         for places, tape, shard in _by_shard(at):
-            file = self._tapes[tape][shard]
-            encoded = self._take(file, at.row[places])
-            for n, place in enumerate(places):
-                pixels = self._pixels(encoded[n]) if encoded is not None else None
-                if pixels is None:
-                    pixels = self._stand_in(tape, shard, int(at.row[place]))
-                    replaced[place] = 1
-                if max(pixels.shape) > size:
-                    raise ShardError(
-                        f"{file.path} holds a {pixels.shape} image; set data.canvas_px to {max(pixels.shape)}"
-                    )
-                height[place], width[place] = pixels.shape
-                image[place, : pixels.shape[0], : pixels.shape[1]] = pixels
-        organ = self._organ_of_tape[at.tape]
-        return {"index": at.index, "organ": organ, "height": height, "width": width, "replaced": replaced,
+            column = self._column(self._tapes[tape][shard], "image")
+            for place, row in zip(places.tolist(), at.row[places].tolist(), strict=True):
+                if column is None:
+                    encoded[place], replaced[place] = self._stand_in(tape, shard, row), 1
+                else:
+                    encoded[place] = memoryview(column[row].as_buffer())
+        columns = [at.index, self._organ_of_tape[at.tape], replaced, pa.array(encoded, pa.binary())]
+        return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=FETCHED)
+
+    def decode(self, rows: pa.RecordBatch | pa.Table) -> Arrays:
+        """Decode what `fetch` gave.
+
+        Returns:
+            index (n,), organ (n,), height (n,), width (n,), replaced (n,) int64 and image (n, S, S) uint8;
+            pixels right of `width` and below `height` are zero. An image that cannot be decoded is replaced
+            like one that cannot be read.
+
+        Raises:
+            ShardError: not one row of an organ can be read, or an image is larger than the canvas.
+        """
+        size = self.config.canvas_px
+        index, organ, replaced = (rows.column(name).to_numpy().copy() for name in ("index", "organ", "replaced"))
+        image = np.empty((len(index), size, size), np.uint8)
+        height, width = np.empty_like(index), np.empty_like(index)
+        for n, data in enumerate(_buffers(rows.column("image"))):
+            pixels = _pixels(data)
+            if pixels is None:
+                at = self.plan.locate(index[n : n + 1])
+                pixels, replaced[n] = decode_grey(self._stand_in(at.tape[0], at.shard[0], int(at.row[0]))), 1
+            h, w = pixels.shape
+            if max(h, w) > size:
+                raise ShardError(
+                    f"{self.ids(index[n : n + 1])[0]} has {w} x {h} px; set data.canvas_px to {max(h, w)}"
+                )
+            image[n, :h, :w] = pixels
+            image[n, :h, w:] = 0
+            image[n, h:] = 0
+            height[n], width[n] = h, w
+        return {"index": index, "organ": organ, "height": height, "width": width, "replaced": replaced,
                 "image": image}  # fmt: skip
+
+    def read(self, index: Ints) -> Arrays:
+        """`fetch` and `decode` in one."""
+        return self.decode(self.fetch(index))
 
     def paths(self, index: Ints) -> list[str]:
         """Shards in which some samples are planned to lie, sorted, for reports to a person."""
@@ -160,33 +198,27 @@ class ImageStream:
         at = self.plan.locate(index)
         found = [""] * len(at.index)
         for places, tape, shard in _by_shard(at):
-            if (row_ids := self._take(self._tapes[tape][shard], at.row[places], "id")) is not None:
-                for place, row_id in zip(places, row_ids, strict=True):
-                    found[place] = row_id.as_py()
+            if (column := self._column(self._tapes[tape][shard], "id")) is not None:
+                for place in places:
+                    found[place] = column[int(at.row[place])].as_py()
         return found
 
-    def _take(self, file: ShardFile, rows: Ints, column: str = "image") -> pa.Array | None:
-        """Values of some rows, None if the shard is missing or damaged (said once)."""
+    def _column(self, file: ShardFile, name: str) -> pa.Array | None:
+        """A column of a shard, None if the shard is missing or damaged (said once)."""
         if file.path in self._damaged:
             return None
         try:
             batch = self._reader.batch(file.path)
             if batch.num_rows != file.rows:
                 raise ShardError(f"shard {file.path} has {batch.num_rows} rows, its index states {file.rows}")
-            return batch.column(column).take(pa.array(rows))
+            return batch.column(name)
         except (ShardError, pa.ArrowException, KeyError) as error:
             self._damaged.add(file.path)
             log.warning("%s; its samples are replaced by others of the same organ", error)
             return None
 
-    def _pixels(self, encoded: pa.BinaryScalar) -> npt.NDArray[np.uint8] | None:
-        try:
-            return decode_grey(encoded.as_buffer())
-        except (ShardError, cv2.error):
-            return None
-
-    def _stand_in(self, tape: int, shard: int, row: int) -> npt.NDArray[np.uint8]:
-        """Pixels that stand in for those of a row that cannot be read; which ones depends on the sample alone.
+    def _stand_in(self, tape: int, shard: int, row: int) -> memoryview:
+        """The encoded image that stands in for a row that cannot be read; a function of the sample alone.
 
         Tried in turn: the next rows of the shard, the next shards of the tape, the organ's other tapes.
         """
@@ -196,12 +228,12 @@ class ImageStream:
         for other in np.flatnonzero(self._organ_of_tape == organ):
             files += self._tapes[other] if other != tape else []
         for file in files:
+            column: Any = self._column(file, "image")
             # each row of a lost shard finds another row there, so no image is repeated a thousand times
-            rows = (row + np.arange(min(file.rows, TRIES))) % file.rows
-            encoded = self._take(file, rows)
-            for value in encoded if encoded is not None else ():
-                if (pixels := self._pixels(value)) is not None:
-                    return pixels
+            for k in range(min(file.rows, TRIES) if column is not None else 0):
+                data = memoryview(column[(row + k) % file.rows].as_buffer())
+                if _pixels(data) is not None:
+                    return data
         name = list(self.rows_by_organ)[organ]
         raise ShardError(
             f"not one shard of {name} in {self.config.shards} can be read; restore them, run `usfm ingest` again, "
@@ -209,7 +241,28 @@ class ImageStream:
         )
 
 
-TRIES = 16  # rows tried in one shard before the next shard's turn
+@lru_cache(maxsize=2)
+def _of_process(config_json: str, seed: int) -> ImageStream:
+    """A stream that came in a pickle: made once per process, so that tasks share index and memory maps."""
+    return ImageStream(StreamConfig.model_validate_json(config_json), seed)
+
+
+def _pixels(data: memoryview) -> npt.NDArray[np.uint8] | None:
+    try:
+        return decode_grey(data)
+    except (ShardError, cv2.error):
+        return None
+
+
+def _buffers(column: pa.Array | pa.ChunkedArray) -> Iterator[memoryview]:
+    """The values of a binary column, without copies."""
+    for array in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        if not len(array):
+            continue
+        _, offsets, values = array.buffers()
+        ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1].tolist()
+        data = memoryview(values if values is not None else b"")
+        yield from (data[start:end] for start, end in pairwise(ends))
 
 
 def _by_shard(at: Samples) -> Iterator[tuple[Ints, int, int]]:

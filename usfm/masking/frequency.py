@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 
 from usfm.config import Config
+from usfm.draws import uniform
 from usfm.errors import ConfigError
-from usfm.rng import stream_key, uniform
+from usfm.rng import stream_key
 
 __all__ = ["BandStopConfig", "band_masks", "band_radii", "band_stop", "choose_bands", "removed_spectrum"]
 

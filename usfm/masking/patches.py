@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 
 from usfm.config import Config
+from usfm.draws import uniform
 from usfm.errors import ConfigError
-from usfm.rng import stream_key, uniform
+from usfm.rng import stream_key
 
 __all__ = ["PatchMaskConfig", "fill_hidden", "hidden_units", "patch_mask", "upsample_mask"]
 
