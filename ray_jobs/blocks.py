@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from usfm.data.stream import ImageStream, micro_batch_indices
 
-__all__ = ["BLOCK_BYTES", "BlockPlan", "BlockReader"]
+__all__ = ["BLOCK_BYTES", "BlockPlan", "BlockReader", "cut"]
 
 BLOCK_BYTES = 24 << 20  # encoded; large enough to amortise a task, well below the 128 MiB at which Ray Data cuts
 
@@ -74,3 +74,14 @@ class BlockReader:
         stream = self.blocks.stream
         for number in batch.column("id").to_pylist():
             yield pa.Table.from_batches([stream.fetch(self.blocks.indices(self.first + number))])
+
+
+def cut(blocks: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Cut blocks into micro-batches, also across their borders: Ray Data may cut a block that is too large."""
+    left: pa.Table | None = None
+    for block in blocks:
+        table = block if left is None else pa.concat_tables([left, block])
+        whole = table.num_rows // size * size
+        for first in range(0, whole, size):
+            yield table.slice(first, size)
+        left = table.slice(whole) if whole < table.num_rows else None

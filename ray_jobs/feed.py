@@ -24,7 +24,7 @@ import ray.data
 import torch
 from ray.data import DataContext, ExecutionResources
 
-from ray_jobs.blocks import BlockPlan, BlockReader
+from ray_jobs.blocks import BlockPlan, BlockReader, cut
 from usfm.data.stream import Arrays, ImageStream
 from usfm.train.pretrain import Feed, MicroBatch, PretrainConfig, PretrainPlan
 
@@ -71,17 +71,6 @@ def worker_feed(
 
 def _tensors(arrays: Arrays) -> MicroBatch:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def cut(blocks: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Cut blocks into micro-batches, also across their borders: Ray Data may cut a block that is too large."""
-    left: pa.Table | None = None
-    for block in blocks:
-        table = block if left is None else pa.concat_tables([left, block])
-        whole = table.num_rows // size * size
-        for first in range(0, whole, size):
-            yield table.slice(first, size)
-        left = table.slice(whole) if whole < table.num_rows else None
 
 
 def _blocks(plan: BlockPlan, world_size: int) -> Iterator[pa.Table]:

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_jobs import blocks
-from ray_jobs.blocks import BlockPlan, BlockReader
-from ray_jobs.feed import cut
+from ray_jobs.blocks import BlockPlan, BlockReader, cut
 from usfm.data.shares import SamplingConfig
 from usfm.data.stream import ImageStream, StreamConfig, micro_batch_indices
 
