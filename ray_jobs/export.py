@@ -9,6 +9,7 @@ from typing import Any
 from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
+from usfm.data.cleaning.config import prepared_as
 from usfm.data.shard_reader import ShardReader
 from usfm.data.stream import StreamConfig
 from usfm.errors import CheckpointError
@@ -66,6 +67,7 @@ def run(config: ExportConfig, console: Console) -> Path:
         name=config.name,
         encoder=encoder.config,
         canvas_px=data.canvas_px,
+        **prepared_as(reader.index.prepare),
         licences=sorted(set(rows["licence"].to_pylist())),
         trained_on=dict(sorted(Counter(rows["source"].to_pylist()).items())),
         metrics={"pretraining_samples": planned["samples"]},

@@ -26,7 +26,8 @@ from ray.data import DataContext, ExecutionResources
 
 from ray_jobs.blocks import BlockPlan, BlockReader, cut
 from usfm.data.stream import Arrays, ImageStream
-from usfm.train.pretrain import Feed, MicroBatch, PretrainConfig, PretrainPlan
+from usfm.train.pretrain import Feed, MicroBatch
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 
 __all__ = ["worker_feed"]
 

@@ -15,7 +15,8 @@ from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
 from usfm.train.journal import last_row
-from usfm.train.pretrain import PretrainConfig, PretrainPlan, pretrain, without_data
+from usfm.train.pretrain import pretrain
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, without_data
 from usfm.train.rundir import open_run
 
 __all__ = ["PretrainJobConfig", "main", "plan", "run"]

@@ -19,7 +19,8 @@ from usfm.models.bundle import load_bundle
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.context import PlainContext, best_device
 from usfm.train.finetune import FinetuneConfig, finetune
-from usfm.train.pretrain import PretrainConfig, PretrainPlan, local_feed, pretrain
+from usfm.train.pretrain import local_feed, pretrain
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 from usfm.train.rundir import open_run
 
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}

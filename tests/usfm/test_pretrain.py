@@ -12,7 +12,8 @@ from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError
 from usfm.train.checkpoint import latest_checkpoint, load_weights, read_state
 from usfm.train.context import PlainContext
 from usfm.train.journal import read_journal
-from usfm.train.pretrain import PretrainConfig, PretrainPlan, local_feed, pretrain
+from usfm.train.pretrain import local_feed, pretrain
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 
 STEPS = 6
 

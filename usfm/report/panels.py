@@ -16,7 +16,7 @@ from usfm.predict.predictor import whole_image
 from usfm.report.samples import draw_row, held_out_first
 from usfm.rng import stream_key
 from usfm.train.checkpoint import latest_checkpoint, load_weights
-from usfm.train.pretrain import PretrainConfig
+from usfm.train.pretrain_plan import PretrainConfig
 from usfm.train.rundir import read_config
 
 __all__ = ["Panel", "reconstruction_panels", "run_config"]

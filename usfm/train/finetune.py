@@ -14,6 +14,7 @@ from torch import nn
 
 from usfm.config import Config
 from usfm.data.augment import CropConfig, crop_boxes, resample
+from usfm.data.cleaning.config import prepared_as
 from usfm.data.shards import ShardIndex
 from usfm.data.tasks import LabelledSet, TaskConfig, label_fraction, load_task
 from usfm.errors import ConfigError, NonFiniteLoss
@@ -237,6 +238,7 @@ def _spec(
         classes=config.task.class_names,
         encoder=encoder,
         canvas_px=config.task.canvas_px,
+        **prepared_as(ShardIndex.load(config.shards).prepare),
         licences=sorted({data.licences[n] for n in chosen}),
         trained_on={source: used.count(source) for source in sorted(set(used))},
         metrics={

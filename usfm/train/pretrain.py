@@ -7,167 +7,32 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
-from usfm.config import Config
-from usfm.data.augment import CropConfig, random_crops
-from usfm.data.stream import ImageStream, StreamConfig, micro_batch_indices
-from usfm.errors import ConfigError, NonFiniteLoss, ShardError
-from usfm.masking.patches import hidden_units
-from usfm.models.encoder import EncoderConfig
-from usfm.models.objectives import OBJECTIVES, ObjectiveConfig
+from usfm.data.augment import random_crops
+from usfm.data.stream import ImageStream, micro_batch_indices
+from usfm.errors import NonFiniteLoss, ShardError
+from usfm.models.objectives import OBJECTIVES
 from usfm.rng import stream_key
 from usfm.train.checkpoint import checkpoint_name, restore_checkpoint, save_checkpoint
 from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal
-from usfm.train.optim import OptimConfig, learning_rate, make_optimizer, set_learning_rate
+from usfm.train.optim import learning_rate, make_optimizer, set_learning_rate
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 
-__all__ = ["REPLACED", "BatchConfig", "PretrainConfig", "PretrainPlan", "local_feed", "pretrain", "without_data"]
+__all__ = ["REPLACED", "Feed", "MicroBatch", "local_feed", "pretrain"]
 
 REPLACED = "replaced"
 """Folder of a run that lists samples whose shard was missing or damaged."""
 MicroBatch = dict[str, torch.Tensor]
 Feed = Callable[[int], Iterator[MicroBatch]]
 """From a first step to this worker's micro-batches, in order of (step, lane)."""
-
-
-class BatchConfig(Config):
-    """Batch sizes.
-
-    Attributes:
-        global_size: images per optimizer step, over all workers.
-        micro_size: images per forward pass. A global batch is global_size / micro_size lanes; each worker
-            computes the same number of lanes, one after the other.
-    """
-
-    global_size: int = Field(default=512, ge=1)
-    micro_size: int = Field(default=64, ge=1)
-
-    def lanes(self, world_size: int) -> int:
-        """Micro-batches per global batch.
-
-        Raises:
-            ConfigError: unless workers x micro-batch x accumulation equals the global batch.
-        """
-        lanes, rest = divmod(self.global_size, self.micro_size)
-        if rest or lanes % world_size:
-            raise ConfigError(
-                f"batch.global_size {self.global_size} is not workers ({world_size}) x batch.micro_size "
-                f"({self.micro_size}) x a whole number of accumulation steps"
-            )
-        return lanes
-
-
-class PretrainConfig(Config):
-    """A pre-training run.
-
-    Attributes:
-        run_dir: folder of the run; an interrupted run goes on when it is started again.
-        seed: of everything that is drawn.
-        data: the stream.
-        crop: training views.
-        encoder: network.
-        objective: masks and losses.
-        optim: optimizer and schedule.
-        batch: sizes.
-        epochs: length of the run.
-        epoch_samples: images per epoch; None = as many as the split has rows.
-        precision: "auto" = bf16 autocast where the device has it, else float32.
-        checkpoint_every: steps between checkpoints; there is always one at the end.
-        keep_checkpoints: how many are kept.
-    """
-
-    run_dir: str = "runs/pretrain"
-    seed: int = 0
-    data: StreamConfig = StreamConfig()
-    crop: CropConfig = CropConfig()
-    encoder: EncoderConfig = EncoderConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    optim: OptimConfig = OptimConfig()
-    batch: BatchConfig = BatchConfig()
-    epochs: int = Field(default=100, ge=1)
-    epoch_samples: int | None = Field(default=None, ge=1)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    checkpoint_every: int = Field(default=500, ge=1)
-    keep_checkpoints: int = Field(default=2, ge=1)
-
-
-@dataclass(frozen=True)
-class PretrainPlan:
-    """What follows from a config and a set of shards; written to plan.json."""
-
-    rows_by_organ: dict[str, int]
-    organ_shares: dict[str, float]
-    epoch_samples: int
-    steps_per_epoch: int
-    total_steps: int
-    total_samples: int
-    lanes: int
-    accumulation: int
-    peak_lr: float
-    hidden_tokens: int
-    tokens: int
-    band_radii: list[int]
-    bands_removed: int
-    shards_fingerprint: str
-
-    @classmethod
-    def derive(cls, config: PretrainConfig, stream: ImageStream, world_size: int) -> "PretrainPlan":
-        """Derive and check everything before anything starts.
-
-        Raises:
-            ConfigError: sizes do not fit together.
-        """
-        rows = stream.rows_by_organ
-        batch = config.batch.global_size
-        steps = math.ceil((config.epoch_samples or sum(rows.values())) / batch)
-        return cls(
-            rows_by_organ=rows,
-            organ_shares=stream.organ_shares,
-            epoch_samples=steps * batch,
-            steps_per_epoch=steps,
-            total_steps=steps * config.epochs,
-            total_samples=steps * config.epochs * batch,
-            shards_fingerprint=stream.fingerprint,
-            **without_data(config, world_size),
-        )
-
-    def identity(self, config: PretrainConfig) -> dict[str, Any]:
-        """What a checkpoint must share with the run that goes on from it: all that decides the stream's rows."""
-        return {"seed": config.seed, "batch": config.batch.global_size, "shards": self.shards_fingerprint}
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-
-def without_data(config: PretrainConfig, world_size: int) -> dict[str, Any]:
-    """The part of a plan that needs no shards: sizes, rate and masks.
-
-    Raises:
-        ConfigError: sizes do not fit together.
-    """
-    encoder, objective = config.encoder, config.objective
-    lanes = config.batch.lanes(world_size)
-    units, hidden = hidden_units(encoder.img_px, encoder.patch_px, objective.spatial_mask)
-    per_unit = (objective.spatial_mask.unit_px // encoder.patch_px) ** 2
-    return {
-        "lanes": lanes,
-        "accumulation": lanes // world_size,
-        "peak_lr": config.optim.peak_lr(config.batch.global_size),
-        "hidden_tokens": hidden * per_unit,
-        "tokens": units * units * per_unit,
-        "band_radii": objective.frequency_mask.radii(encoder.img_px),
-        "bands_removed": objective.frequency_mask.removed(encoder.img_px),
-    }
 
 
 def local_feed(stream: ImageStream, plan: PretrainPlan, config: PretrainConfig, context: WorkerContext) -> Feed:
