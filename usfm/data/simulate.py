@@ -21,7 +21,7 @@ from pydicom.data import get_testdata_file
 from usfm.data.b_mode import Phantom, b_mode
 from usfm.data.phantoms import ORGANS
 from usfm.data.simulated_files import CLIP_CODECS, clip_bytes, dicom_bytes, mask_bytes, still_bytes
-from usfm.data.sources.table import MANIFEST_NAME
+from usfm.data.sources.manifest import MANIFEST_NAME
 from usfm.errors import ConfigError
 from usfm.rng import generator
 

@@ -1,218 +1,171 @@
-"""Files to grey frames: stills, clips and DICOM, recognised by their bytes and never by their name.
+"""Files to grey frames: stills, clips, DICOM and volumes, recognised by their bytes and never by their name.
 
 Everything foreign is decoded behind one boundary (`read_bytes`): whatever a decoder raises becomes
 `UnreadableFile` with a reason, because archives hold every kind of damage and one file must not stop a job.
 Sizes are checked in the header before pixels are decoded.
 """
 
-from collections.abc import Callable
-from io import BytesIO
-from pathlib import Path
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-import av
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from upath import UPath
 
-from usfm.data.readers.dicom import dicom_frames
-from usfm.data.readers.frames import Frame, FrameSelection, check_size, evenly_spaced, to_eight_bits, to_grey
-from usfm.errors import UnreadableFile
+from usfm.data.location import is_local, locate
+from usfm.data.readers.clips import CLIP_SUFFIXES, open_clip
+from usfm.data.readers.dicom import open_dicom
+from usfm.data.readers.frames import EVENLY, Frame, FrameSelection
+from usfm.data.readers.kinds import HEAD_BYTES, refusal, sniff
+from usfm.data.readers.stack import Stack, take
+from usfm.data.readers.stills import STILL_SUFFIXES, open_still
+from usfm.data.readers.volume_headers import Sidecar
+from usfm.data.readers.volumes import VOLUME_SUFFIXES, open_volume
+from usfm.errors import DataError, UnreadableFile
 
 __all__ = [
     "CLIP_SUFFIXES",
+    "HEAD_BYTES",
     "MAX_FILE_BYTES",
     "STILL_SUFFIXES",
+    "VOLUME_SUFFIXES",
     "Frame",
+    "Sidecar",
+    "beside",
     "file_bytes",
+    "open_bytes",
     "read_bytes",
     "read_frames",
     "sniff",
 ]
 
-STILL_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
-CLIP_SUFFIXES = {".mp4", ".m4v", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".wmv", ".webm"}
 MAX_FILE_BYTES = 2 << 30
-ANIMATED = {"GIF", "TIFF", "WEBP", "PNG"}  # a JPEG's further pictures (MPO) are previews, not frames
+Location = str | os.PathLike[str] | UPath
 
-_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (128, b"DICM", "dicom"),
-    (0, b"\x89PNG\r\n\x1a\n", "still"),
-    (0, b"\xff\xd8\xff", "still"),
-    (0, b"GIF8", "still"),
-    (0, b"II*\x00", "still"),
-    (0, b"MM\x00*", "still"),
-    (8, b"WEBP", "still"),
-    (0, b"\x00\x00\x00\x0cjP  ", "still"),
-    (8, b"AVI ", "clip"),
-    (4, b"ftyp", "clip"),
-    (0, b"\x00\x00\x01\xba", "clip"),  # MPEG program stream
-    (0, b"\x00\x00\x01\xb3", "clip"),  # MPEG video
-    (0, b"\x1aE\xdf\xa3", "clip"),  # Matroska, WebM
-    (0, b"0&\xb2u\x8ef\xcf\x11", "clip"),  # ASF, WMV
-    (0, b"ImFusion", "imfusion"),
-    (0, b"BM", "still"),
-    (0, b"\x08\x00\x05\x00", "dicom"),  # a bare data set, without the preamble
-    (0, b"\x08\x00\x08\x00", "dicom"),
-    (0, b"\x02\x00\x00\x00", "dicom"),
-)
+_OPENERS: dict[str, Callable[[bytes, str, Sidecar | None], Stack]] = {
+    "still": lambda data, name, sidecar: open_still(data),
+    "clip": lambda data, name, sidecar: open_clip(data),
+    "dicom": lambda data, name, sidecar: open_dicom(data),
+    "volume": open_volume,
+}
 
 
-def sniff(head: bytes) -> str:
-    """What the first 132 bytes say a file is: "still", "clip", "dicom", "imfusion", or "" if nothing known."""
-    return next((kind for at, magic, kind in _MAGIC if head[at : at + len(magic)] == magic), "")
-
-
-def read_frames(path: str | Path, selection: FrameSelection, frame: int | None = None) -> list[Frame]:
-    """Read a file from disk; see `read_bytes`.
+def read_frames(path: Location, selection: FrameSelection = EVENLY, frame: int | None = None) -> list[Frame]:
+    """Read a file from a location; see `read_bytes`. A .mhd header finds its data file beside it.
 
     Raises:
         UnreadableFile: missing, too large, empty, damaged, or of no kind that is known.
     """
-    return read_bytes(file_bytes(path), Path(path).name, selection, frame)
+    return read_bytes(file_bytes(path), _place(path).name, selection, frame, beside(path))
 
 
-def file_bytes(path: str | Path) -> bytes:
+def file_bytes(path: Location) -> bytes:
     """The bytes of a file, read once for hashing and decoding.
 
+    Args:
+        path: a local path or any location that `usfm.data.location.locate` knows.
+
     Raises:
-        UnreadableFile: it cannot be read, or is larger than `MAX_FILE_BYTES`.
+        UnreadableFile: it is missing, no regular file, cannot be read, or is larger than `MAX_FILE_BYTES`.
     """
     try:
-        size = Path(path).stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise UnreadableFile(
-                f"the file has {size / 2**30:.1f} GiB; at most {MAX_FILE_BYTES >> 30} GiB are read"
-            )
-        return Path(path).read_bytes()
+        place = _place(path)
+        size = _size(place)
+        if size <= MAX_FILE_BYTES:
+            with place.open("rb") as stream:
+                data: bytes = stream.read(MAX_FILE_BYTES + 1)  # a file can grow, or state no size
+            size = len(data)
     except FileNotFoundError:
         raise UnreadableFile("the file is missing") from None
     except OSError as error:
-        raise UnreadableFile(f"the file cannot be read: {error.strerror}") from None
+        raise UnreadableFile(f"the file cannot be read: {error.strerror or error}") from None
+    except UnreadableFile:
+        raise
+    except DataError as error:
+        raise UnreadableFile(str(error)) from None
+    except Exception as error:  # a boundary as well: every kind of store raises errors of its own
+        raise UnreadableFile(f"the file cannot be read: {type(error).__name__}: {_line(error)}") from None
+    if size > MAX_FILE_BYTES:
+        raise UnreadableFile(
+            f"the file has {size / 2**30:.1f} GiB; at most {MAX_FILE_BYTES / 2**30:.3g} GiB are read"
+        )
+    return data
+
+
+def beside(path: Location) -> Sidecar:
+    """Reads files of the same folder by their name, for headers whose samples are in a file of their own."""
+    return lambda name: file_bytes(_place(path).parent / name)
 
 
 def read_bytes(
-    data: bytes, name: str = "", selection: FrameSelection = FrameSelection(), frame: int | None = None
+    data: bytes,
+    name: str = "",
+    selection: FrameSelection = EVENLY,
+    frame: int | None = None,
+    sidecar: Sidecar | None = None,
 ) -> list[Frame]:
-    """Decode a still, a clip or a DICOM file to grey frames.
+    """Decode a still, a clip, a DICOM file or a volume to grey frames.
 
     Args:
         data: the whole file.
         name: its name, used only where the bytes say nothing (clip formats without a signature).
-        selection: which frames of a clip are taken.
-        frame: take this one frame instead.
+        selection: which frames of a clip, a multi-frame file or a volume are taken.
+        frame: take exactly this one frame instead.
+        sidecar: fetches a file that lies beside this one, by its name (.mhd headers).
 
     Returns:
         One frame or more, in the file's order.
 
     Raises:
-        UnreadableFile: empty, damaged, too large, or of no kind that is known; says which.
+        UnreadableFile: empty, damaged, too large, of no kind that is known, or without the frame asked for.
     """
-    if not data:
-        raise UnreadableFile("the file is empty (0 bytes)")
-    kind = sniff(data[:132]) or ("clip" if Path(name).suffix.lower() in CLIP_SUFFIXES else "")
-    text = _looks_like_text(data[:512])
-    if kind not in _DECODERS or text:
-        raise UnreadableFile(_refusal(data, kind, text))
-    try:
-        frames = _DECODERS[kind](data, selection.max_frames)
-    except UnreadableFile:
-        raise
-    except Exception as error:  # the boundary to foreign decoders, see the module's text
-        message = " ".join(str(error).split())[:200]
-        raise UnreadableFile(f"damaged or unsupported {kind}: {type(error).__name__}: {message}") from None
+    stack = open_bytes(data, name, sidecar)
+    with _boundary(sniff(data[:HEAD_BYTES], name)):
+        frames = take(stack, selection, frame)
     if not frames:
-        raise UnreadableFile(f"damaged {kind}: not one frame can be decoded")
+        raise UnreadableFile(f"damaged {sniff(data[:HEAD_BYTES], name)}: not one frame can be decoded")
     return frames
 
 
-def still_frames(data: bytes, max_frames: int) -> list[Frame]:
-    """Frames of a PNG, JPEG, BMP, TIFF, GIF, WebP or JPEG 2000 file; EXIF orientation is applied."""
-    try:
-        with Image.open(BytesIO(data)) as image:
-            check_size(image.width, image.height)
-            count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
-            frames = []
-            for index in evenly_spaced(count, max_frames):
-                image.seek(index)
-                frames.append(Frame(_pillow_grey(ImageOps.exif_transpose(image)), index))
-            return frames
-    except UnidentifiedImageError:
-        raise UnreadableFile("damaged still: the header cannot be read") from None
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises for cut files
-        raise UnreadableFile(f"damaged still: {error}") from None
+def open_bytes(data: bytes, name: str = "", sidecar: Sidecar | None = None) -> Stack:
+    """Open a file without decoding pixels (a volume excepted): its size and number of frames are known then.
 
-
-def clip_frames(data: bytes, max_frames: int) -> list[Frame]:
-    """Frames of a video file, evenly spaced; headers that state a wrong frame count do no harm.
-
-    The packets are counted first (no decoding), then frames are decoded up to the last one wanted. Frames
-    behind damage are lost, those before it are kept.
+    Raises:
+        UnreadableFile: see `read_bytes`.
     """
-    with av.open(BytesIO(data)) as container:
-        if not container.streams.video:
-            raise UnreadableFile("damaged clip: the container holds no video stream")
-        stream = container.streams.video[0]
-        check_size(stream.width, stream.height)
-        expected = sum(1 for packet in container.demux(stream) if packet.size)
-    found, decoded = _decode(data, evenly_spaced(max(expected, 1), max_frames))
-    if decoded > 0 and len(found) < min(decoded, max_frames):  # fewer frames than packets: spread them anew
-        found, _ = _decode(data, evenly_spaced(decoded, max_frames))
-    return found
+    if not data:
+        raise UnreadableFile("the file is empty (0 bytes)")
+    kind = sniff(data[:HEAD_BYTES], name)
+    if reason := refusal(data[:HEAD_BYTES], kind):
+        raise UnreadableFile(reason)
+    with _boundary(kind):
+        return _OPENERS[kind](data, name, sidecar)
 
 
-def _decode(data: bytes, wanted: list[int]) -> tuple[list[Frame], int]:
-    """The wanted frames of a clip as far as they can be decoded, and how many frames were seen."""
-    found: list[Frame] = []
-    count = 0
-    targets = set(wanted)
-    with av.open(BytesIO(data)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # one CPU per task; Ray runs the tasks side by side
-        try:
-            for frame in container.decode(stream):
-                if count in targets:
-                    found.append(Frame(to_grey(frame.to_ndarray(format="rgb24")), count))
-                count += 1
-                if count > wanted[-1]:
-                    break
-        except av.error.FFmpegError:
-            if not found:
-                raise
-    return found, count
+@contextmanager
+def _boundary(kind: str) -> Iterator[None]:
+    """Around foreign decoders, see the module's text."""
+    try:
+        yield
+    except UnreadableFile:
+        raise
+    except Exception as error:
+        raise UnreadableFile(f"damaged or unsupported {kind}: {type(error).__name__}: {_line(error)}") from None
 
 
-def _pillow_grey(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8. Transparent pixels are black; more than 8 bits are stretched from min to max."""
-    if image.mode == "L":
-        return np.array(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        deep = np.asarray(image)
-        return to_eight_bits(deep, float(deep.min()), float(deep.max()))
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA"))
-        grey = to_grey(rgba[..., :3])
-        return np.rint(grey * (rgba[..., 3] / 255.0)).astype(np.uint8)
-    return to_grey(np.asarray(image.convert("RGB")))
+def _place(path: Location) -> UPath:
+    return path if isinstance(path, UPath) else locate(path)
 
 
-_DECODERS: dict[str, Callable[[bytes, int], list[Frame]]] = {
-    "still": still_frames,
-    "clip": clip_frames,
-    "dicom": dicom_frames,
-}
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
-def _looks_like_text(head: bytes) -> bool:
-    return all(32 <= byte < 127 or byte in b"\t\r\n\x0c" or byte >= 160 for byte in head)
-
-
-def _refusal(data: bytes, kind: str, text: bool) -> str:
-    if kind == "imfusion":
-        return "an ImFusion container (.imf) is not supported; export its frames as PNG or its clip as MP4"
-    if text and b"git-lfs" in data[:64]:
-        return "a Git LFS pointer, not the file itself; fetch the file"
-    if text and b"<html" in data[:512].lower():
-        return "a web page, not an image (a failed download?)"
-    if text:
-        return "text, not an image, clip or DICOM file"
-    return f"no known image, clip or DICOM format (first bytes {data[:8].hex(' ')})"
+def _size(place: UPath) -> int:
+    """Bytes of a regular file; 0 where a store does not say."""
+    status = place.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise UnreadableFile("a folder, not a file")
+    if is_local(place) and not stat.S_ISREG(status.st_mode):
+        raise UnreadableFile("no regular file (a pipe, a device or a socket)")
+    return int(status.st_size or 0)

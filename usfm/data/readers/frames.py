@@ -1,7 +1,8 @@
 """One decoded grey frame, and the rules every decoder shares: size limits, grey values, which frames."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -9,17 +10,20 @@ import numpy.typing as npt
 from pydantic import Field
 
 from usfm.config import Config
-from usfm.errors import UnreadableFile
+from usfm.errors import ImageTooLarge, UnreadableFile
 
 __all__ = [
+    "EVENLY",
     "MAX_FRAME_PIXELS",
     "Box",
     "Frame",
     "FrameSelection",
+    "channel_spread",
     "check_size",
     "evenly_spaced",
     "to_eight_bits",
     "to_grey",
+    "value_range",
 ]
 
 MAX_FRAME_PIXELS = 64_000_000
@@ -46,6 +50,9 @@ class FrameSelection(Config):
 
     max_frames: int = Field(default=8, ge=1)
     method: Literal["uniform", "change"] = "uniform"
+
+
+EVENLY = FrameSelection()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +93,13 @@ def check_size(width: int, height: int) -> None:
     """Refuse a frame by the size that its header states.
 
     Raises:
-        UnreadableFile: no pixels, or more than `MAX_FRAME_PIXELS`.
+        UnreadableFile: no pixels.
+        ImageTooLarge: more than `MAX_FRAME_PIXELS`.
     """
     if width < 1 or height < 1:
         raise UnreadableFile(f"the header states a size of {width} x {height} pixels")
     if width * height > MAX_FRAME_PIXELS:
-        raise UnreadableFile(
+        raise ImageTooLarge(
             f"the header states {width} x {height} pixels; at most {MAX_FRAME_PIXELS / 1e6:.0f} megapixels are read"
         )
 
@@ -109,9 +117,30 @@ def to_grey(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return grey
 
 
-def to_eight_bits(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Map low..high linearly to 0..255, rounded; values outside are clipped, a flat range becomes 0."""
+def channel_spread(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+    """Largest minus smallest channel of (H, W, 3) uint8, as (H, W) uint8; None if all channels are equal."""
+    red, green, blue = cv2.split(np.ascontiguousarray(rgb))
+    spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    return np.asarray(spread, np.uint8) if spread.any() else None
+
+
+def value_range(arrays: Iterable[npt.NDArray[Any]]) -> tuple[float, float]:
+    """Smallest and largest finite value over all arrays; (inf, -inf) where there is none."""
+    low, high = np.inf, -np.inf
+    for array in arrays:
+        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return low, high
+
+
+def to_eight_bits(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Map low..high linearly to 0..255, rounded; values outside are clipped, NaN and a flat range become 0."""
     if not high > low:
         return np.zeros(values.shape, np.uint8)
-    scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    scaled = values.astype(np.float64)
+    scaled -= low
+    scaled *= 255.0 / (high - low)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, 0, 255, out=scaled)
+    return np.nan_to_num(scaled, copy=False, nan=0.0).astype(np.uint8)

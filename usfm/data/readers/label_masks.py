@@ -6,35 +6,76 @@ The text of `mask_kind` says how to read a mask; `KINDS` is the table of the for
 |---|---|---|
 | binary | "binary png 0/255 head ellipse (filled)" | above 127 = 1, named by the text |
 | jpg | "jpg, threshold >127: union of LV+LA" | above the threshold = 1, named behind the colon |
+| outline | "outline png: head" | a closed contour, filled = 1 |
+| index volume | "index volume frame=each: 0 bg, 1 lv" | the stored numbers of a NIfTI, MHA or MHD file |
 | index | "index png: 0 bg, 1 nerve, 2 vessel (inferred)" | the stored numbers, each named |
 | RGB | "RGB png: green benign, red malignant" | colours, numbered in the order of the text |
+| colours | "colours png: #400000 cyst, #004000 teratoma" | exact colours, numbered in the order of the text |
+| layers | "layers, threshold >127: aponeurosis, fascicle" | one binary file per class, later over earlier |
+| polygons json | "polygons json: liver, mass" | one file `[[x, y], ...]` per class, later over earlier |
+| polygons ddti-xml | "polygons ddti-xml image=2: nodule" | see `polygons.ddti_polygons` |
+| polygons kidneyus-csv | "polygons kidneyus-csv file=1.png: capsule, cortex" | later names over earlier ones |
+| polygons echonet-csv | "polygons echonet-csv file=a.avi frame=46: left ventricle" | the traced outline = 1 |
+
+`frame=<n>` is one frame of a sequence, `frame=each` the one that has the number of the image's frame. Several files
+for one image (`a|b`) are united, or are the classes of `layers` and `polygons json` in their order, where an empty
+place (`|b`) is a class that was not annotated.
 """
 
-import re
 from collections.abc import Callable
-from io import BytesIO
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
-from usfm.data.readers.frames import check_size
-from usfm.errors import UnreadableFile
+from usfm.data.location import locate
+from usfm.data.readers import mask_pictures
+from usfm.data.readers.mask_kinds import (
+    Mask,
+    MaskFile,
+    Names,
+    checked,
+    class_names,
+    index_names,
+    number,
+    option,
+)
+from usfm.data.readers.polygons import (
+    Points,
+    ddti_polygons,
+    echonet_tracings,
+    fill,
+    json_polygon,
+    kidneyus_regions,
+    tracing_outline,
+)
+from usfm.data.readers.volumes import read_volume
+from usfm.errors import DataError, UnreadableFile
 
-__all__ = ["KINDS", "fit_mask", "read_mask"]
+__all__ = ["KINDS", "fit_mask", "masks_each_frame", "read_mask", "read_masks"]
 
-Mask = npt.NDArray[np.uint8]
-Names = dict[int, str]
-COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "white": (1, 1, 1)}
+MASKS_SEPARATOR = "|"
+TABLES_KEPT = 4
 
 
-def read_mask(data: bytes, kind: str) -> tuple[Mask, Names]:
-    """Decode a mask file.
+def read_mask(
+    data: bytes,
+    kind: str,
+    size: tuple[int, int] | None = None,
+    name: str = "",
+    sidecar: Any = None,
+    frame: int | None = None,
+) -> tuple[Mask, Names]:
+    """Decode one mask file.
 
     Args:
-        data: the whole file (PNG, JPEG, BMP, TIFF).
+        data: the whole file.
         kind: the manifest's `mask_kind`.
+        size: height and width of the image that the mask belongs to; polygons need it.
+        name: the file's name, which tells the formats of volumes apart.
+        sidecar: gives the bytes of the file that a volume's header names, see `usfm.data.readers.volumes`.
+        frame: number of the image's frame, for masks of sequences (`frame=each`).
 
     Returns:
         (H, W) uint8 class numbers, and the name of each class but 0.
@@ -48,14 +89,71 @@ def read_mask(data: bytes, kind: str) -> tuple[Mask, Names]:
     if not data:
         raise UnreadableFile("the mask file is empty (0 bytes)")
     try:
-        with Image.open(BytesIO(data)) as image:
-            check_size(image.width, image.height)
-            image.load()
-            return reader(image, kind)
-    except UnidentifiedImageError:
-        raise UnreadableFile("the mask is not an image that can be read") from None
-    except (OSError, SyntaxError, EOFError) as error:
-        raise UnreadableFile(f"damaged mask: {error}") from None
+        return reader(MaskFile(data, kind, size, name, sidecar, frame))
+    except UnreadableFile:
+        raise
+    except Exception as error:  # the boundary to foreign decoders, as in `usfm.data.readers.decode`
+        message = " ".join(str(error).split())[:200]
+        raise UnreadableFile(f"damaged mask: {type(error).__name__}: {message}") from None
+
+
+def read_masks(
+    paths: str,
+    kind: str,
+    size: tuple[int, int] | None,
+    read_bytes: Callable[[str], bytes],
+    frame: int | None = None,
+) -> tuple[Mask, Names]:
+    """Read the mask of an image from its file or files.
+
+    Args:
+        paths: `Item.mask_path`: a location, or several with `|` between them.
+        kind: `Item.mask_kind`.
+        size: height and width of the image.
+        read_bytes: gives the bytes of a location, raises `UnreadableFile`. Tables for a whole data set are
+            read once per process and kept, until their size or time changes.
+        frame: number of the image's frame, for masks of sequences.
+
+    Returns:
+        As `read_mask`. Classes whose file is not given are not named.
+
+    Raises:
+        UnreadableFile: as `read_mask`; files of different sizes, or of a kind that cannot be united.
+    """
+    low = kind.lower()
+    layered = low.startswith(("layers", "polygons json"))
+    table = low.startswith(("polygons kidneyus-csv", "polygons echonet-csv"))
+    places = paths.split(MASKS_SEPARATOR)
+    if len(places) > 1 and not (layered or low.startswith(("binary", "jpg"))):
+        raise UnreadableFile(f"{len(places)} mask files of kind {kind!r}; only binary masks and layers are united")
+    united: Mask | None = None
+    names: Names = {}
+    for place, path in enumerate(places, 1):
+        if not path:
+            continue
+        data = _table_bytes(path, read_bytes) if table else read_bytes(path)
+        sidecar = partial(_beside, path, read_bytes)
+        mask, classes = read_mask(data, kind, size, locate(path).name, sidecar, frame)
+        if layered:
+            if place not in classes:
+                raise UnreadableFile(
+                    f"{len(places)} mask files, but mask_kind {kind!r} names {len(classes)} classes"
+                )
+            mask, classes = mask * np.uint8(place), {place: classes[place]}
+        names |= classes
+        if united is not None and united.shape != mask.shape:
+            raise UnreadableFile(
+                f"the mask's files have different sizes: {united.shape} and {mask.shape} px (H, W)"
+            )
+        united = mask if united is None else np.where(mask > 0, mask, united)
+    if united is None:
+        raise UnreadableFile("no mask file is given")
+    return united, names
+
+
+def masks_each_frame(kind: str) -> bool:
+    """Whether the mask file is a sequence with a mask for each frame of the image's file."""
+    return option(kind, "frame") == "each"
 
 
 def fit_mask(mask: Mask, source_size: tuple[int, int], stored_size: tuple[int, int]) -> Mask:
@@ -84,57 +182,85 @@ def fit_mask(mask: Mask, source_size: tuple[int, int], stored_size: tuple[int, i
     return fitted
 
 
-def _binary(image: Image.Image, kind: str) -> tuple[Mask, Names]:
-    name = re.sub(r"\(.*?\)|\b0/255\b", " ", kind[len("binary") :]).strip()
-    name = re.sub(r"^(png|jpg|bmp|tif)\b[\s,:]*", "", name, flags=re.IGNORECASE)
-    return _above(image, 127), {1: " ".join(name.split()) or "foreground"}
+def _index_volume(file: MaskFile) -> tuple[Mask, Names]:
+    names = index_names(file.kind)
+    volume, _ = read_volume(file.data, file.name, file.sidecar)
+    if volume.ndim != 3:
+        raise UnreadableFile("an index mask has one channel of numbers, this volume has several")
+    frame = file.mask_frame()
+    if frame is None and len(volume) > 1:
+        raise UnreadableFile(f"the mask has {len(volume)} frames; say which one: mask_kind with frame=<n> or each")
+    if (frame or 0) >= len(volume):
+        raise UnreadableFile(f"the mask has {len(volume)} frames, none with number {frame}")
+    return checked(volume[frame or 0], names)
 
 
-def _threshold(image: Image.Image, kind: str) -> tuple[Mask, Names]:
-    level = re.search(r"threshold\s*>\s*(\d+)", kind)
-    if level is None:
-        raise UnreadableFile(f"mask_kind {kind!r} states no threshold; expected e.g. 'jpg, threshold >127: name'")
-    name = kind.partition(":")[2].strip().removeprefix("union of").strip()
-    return _above(image, int(level.group(1))), {1: name or "foreground"}
+def _json_polygon(file: MaskFile) -> tuple[Mask, Names]:
+    return fill([(1, json_polygon(file.data))], file.known_size()), class_names(file.kind)
 
 
-def _index(image: Image.Image, kind: str) -> tuple[Mask, Names]:
-    names = {int(number): name.strip() for number, name in re.findall(r"(\d+)\s+([^,(\d][^,(]*)", kind)}
-    if len(names) < 2 or max(names) > 255:
-        raise UnreadableFile(f"mask_kind {kind!r} names no classes; expected e.g. 'index png: 0 bg, 1 nerve'")
-    if image.mode not in ("P", "L", "1"):
-        raise UnreadableFile(f"an index mask has one channel of numbers, this one is {image.mode}")
-    mask = np.array(image.convert("L") if image.mode == "1" else image, np.uint8)
-    unknown = sorted(set(np.unique(mask).tolist()) - set(names) - {0})
-    if unknown:
-        raise UnreadableFile(f"the index mask holds the values {unknown}; its mask_kind names {sorted(names)}")
-    return mask, {number: name for number, name in sorted(names.items()) if number}
+def _ddti(file: MaskFile) -> tuple[Mask, Names]:
+    shapes = ddti_polygons(file.data, number(file.kind, "image"))
+    return fill([(1, points) for points in shapes], file.known_size()), class_names(file.kind)
 
 
-def _rgb(image: Image.Image, kind: str) -> tuple[Mask, Names]:
-    pattern = rf"\b({'|'.join(COLOURS)})\s+([^,;(]+)"
-    found = re.findall(pattern, kind, flags=re.IGNORECASE)
-    if not found:
-        raise UnreadableFile(f"mask_kind {kind!r} names no colours; known: {', '.join(COLOURS)}")
-    bits = np.asarray(image.convert("RGB")) > 127
-    code = bits @ np.array([1, 2, 4], np.uint8)
-    mask = np.zeros(code.shape, np.uint8)
-    for number, (colour, _) in enumerate(found, 1):
-        red, green, blue = COLOURS[colour.lower()]
-        mask[code == red + 2 * green + 4 * blue] = number
-    stray = int(np.count_nonzero((code > 0) & (mask == 0)))
-    if stray > 0.01 * mask.size:
-        raise UnreadableFile(f"{stray} pixels of the mask have a colour that mask_kind {kind!r} does not name")
-    return mask, {number: name.strip() for number, (_, name) in enumerate(found, 1)}
+def _kidneyus(file: MaskFile) -> tuple[Mask, Names]:
+    names = class_names(file.kind)
+    image = option(file.kind, "file")
+    regions = kidneyus_regions(file.data).get(image)
+    if regions is None:
+        raise UnreadableFile(f"the polygons' table has no line for the image {image!r}")
+    shapes: list[tuple[int, Points]] = []
+    for key, name in names.items():  # in the order of the text: the parts lie over the whole
+        shapes += [(key, points) for anatomy, points in regions if anatomy == name]
+    return fill(shapes, file.known_size()), names
 
 
-KINDS: dict[str, Callable[[Image.Image, str], tuple[Mask, Names]]] = {
-    "binary": _binary,
-    "jpg": _threshold,
-    "index": _index,
-    "rgb": _rgb,
+def _echonet(file: MaskFile) -> tuple[Mask, Names]:
+    video, frame = option(file.kind, "file"), file.mask_frame()
+    tracings = echonet_tracings(file.data).get(video, {})
+    if frame is None or frame not in tracings:
+        raise UnreadableFile(f"frame {frame} of {video!r} has no tracing; traced: {sorted(tracings) or 'none'}")
+    return fill([(1, tracing_outline(tracings[frame]))], file.known_size()), class_names(file.kind)
+
+
+KINDS: dict[str, Callable[[MaskFile], tuple[Mask, Names]]] = {
+    "binary": mask_pictures.binary,
+    "jpg": mask_pictures.threshold,
+    "outline": mask_pictures.outline,
+    "index volume": _index_volume,
+    "index": mask_pictures.index,
+    "rgb": mask_pictures.named_colours,
+    "colours": mask_pictures.colours,
+    "layers": mask_pictures.layer,
+    "polygons json": _json_polygon,
+    "polygons ddti-xml": _ddti,
+    "polygons kidneyus-csv": _kidneyus,
+    "polygons echonet-csv": _echonet,
 }
+_tables: dict[str, tuple[str, bytes]] = {}
 
 
-def _above(image: Image.Image, level: int) -> Mask:
-    return (np.asarray(image.convert("L")) > level).astype(np.uint8)
+def _table_bytes(path: str, read_bytes: Callable[[str], bytes]) -> bytes:
+    """The bytes of a table, read again only when its size or time (or checksum, in an archive) has changed.
+
+    It is the same object every time, whose hash is known, so that the parsed table is found at once too.
+    """
+    try:
+        status = locate(path).stat()
+    except (OSError, DataError):
+        return read_bytes(path)
+    facts: dict[str, Any] = getattr(status, "as_info", dict)()
+    stamp = f"{status.st_size} {status.st_mtime_ns} {sorted(facts.items(), key=str)}"
+    kept = _tables.pop(path, None)
+    if kept is None or kept[0] != stamp:
+        kept = (stamp, read_bytes(path))
+        while len(_tables) >= TABLES_KEPT:
+            _tables.pop(next(iter(_tables)))
+    _tables[path] = kept
+    return kept[1]
+
+
+def _beside(path: str, read_bytes: Callable[[str], bytes], name: str) -> bytes:
+    """The bytes of another file of the same folder."""
+    return read_bytes(str(locate(path).parent / name))

@@ -1,235 +1,192 @@
-"""Where items come from: a manifest with one line per file, or a folder tree.
+"""The table of sources, which of them fits an archive, and its items.
 
-An explicit table `SOURCES` maps a kind to its function; adding a kind means one function and one line.
-Every path is resolved: what lies outside the archive's root is refused, not read.
+Adding a source: a file beside this one with a `Source` (see `docs/sources.md`), and one line here.
 """
 
-import csv
-import math
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from usfm.data.readers.decode import CLIP_SUFFIXES, STILL_SUFFIXES, sniff
+from upath import UPath
+
+from usfm.data.location import locate
 from usfm.data.schema import Item, Rejected
-from usfm.data.sources.found import organ_name
+from usfm.data.sources.aul import AUL
+from usfm.data.sources.busbra import BUSBRA
+from usfm.data.sources.busi import BUSI
+from usfm.data.sources.busuclm import BUSUCLM
+from usfm.data.sources.camus import CAMUS
+from usfm.data.sources.class_folders import CLASS_FOLDERS
+from usfm.data.sources.ddti import DDTI
+from usfm.data.sources.dicom import DICOM
+from usfm.data.sources.echonet import ECHONET
+from usfm.data.sources.fetal_planes import FETAL_PLANES
+from usfm.data.sources.folder import FOLDER
+from usfm.data.sources.found import NO_OPTIONS, Found, Listing, Source, SourceOptions
+from usfm.data.sources.guard import Guard
+from usfm.data.sources.hc18 import HC18
+from usfm.data.sources.image_mask import IMAGE_MASK
+from usfm.data.sources.kidneyus import KIDNEYUS
+from usfm.data.sources.luminous import LUMINOUS
+from usfm.data.sources.manifest import MANIFEST, MANIFEST_NAME
+from usfm.data.sources.mmotu import MMOTU
+from usfm.data.sources.muscle import FALLMUD
+from usfm.data.sources.pocus import POCUS
+from usfm.data.sources.tn3k import TN3K
+from usfm.data.sources.tree import folder_names, remembered
+from usfm.data.sources.ultrabench import ULTRABENCH
+from usfm.data.sources.usenhance import USENHANCE
 from usfm.errors import ConfigError, DataError
 
-__all__ = ["MANIFEST_NAME", "SOURCES", "Found", "find_items", "folder_items", "manifest_items"]
+__all__ = ["MANIFEST_NAME", "SOURCES", "detect", "find_items", "list_items", "open_archive"]
 
-MANIFEST_NAME = "manifest.csv"
-REQUIRED_COLUMNS = ("path", "organ", "source", "licence")
-MEDIA_SUFFIXES = STILL_SUFFIXES | CLIP_SUFFIXES | {".dcm", ".dicom", ".imf"}
-NOT_STATED = "not stated"
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        MANIFEST,
+        FOLDER,
+        CLASS_FOLDERS,
+        IMAGE_MASK,
+        DICOM,
+        BUSI,
+        BUSBRA,
+        BUSUCLM,
+        DDTI,
+        TN3K,
+        HC18,
+        USENHANCE,
+        CAMUS,
+        ECHONET,
+        POCUS,
+        FETAL_PLANES,
+        MMOTU,
+        FALLMUD,
+        LUMINOUS,
+        KIDNEYUS,
+        AUL,
+        ULTRABENCH,
+    )
+}
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a source listed: `items` sorted by name, what was refused unread, and files that are not media."""
-
-    kind: str
-    root: Path
-    items: list[Item]
-    rejected: list[Rejected]
-    ignored: int = 0
-
-
-def find_items(input_path: str | Path, kind: str = "auto") -> Found:
-    """List the items of an archive.
+def list_items(
+    location: str | os.PathLike[str], kind: str = "auto", options: SourceOptions = NO_OPTIONS
+) -> Listing:
+    """Recognise an archive, and stream its items as it is walked; memory does not grow with it.
 
     Args:
-        input_path: a manifest, a folder that holds one, or a folder tree.
-        kind: a key of `SOURCES`, or "auto": a CSV file or a folder with a `manifest.csv` is a manifest.
+        location: a folder, a manifest CSV or a zip file; a local path or a URL that fsspec opens.
+        kind: a key of `SOURCES`, or "auto" (see `detect`).
+        options: what the archive does not say itself.
 
     Raises:
-        ConfigError: an unknown kind.
-        DataError: nothing there, or a manifest that cannot be read.
+        ConfigError: an unknown kind, or a layout without organs and no organ in the options.
+        DataError: nothing there, or another layout than that of `kind`.
     """
-    path = Path(input_path)
-    if not path.exists():
-        raise DataError(
-            f"no input at {path}; give a manifest CSV, or a folder with {MANIFEST_NAME} or organ folders"
-        )
-    if kind == "auto":
-        kind = "manifest" if path.is_file() or (path / MANIFEST_NAME).is_file() else "folder"
-    if kind not in SOURCES:
+    if kind != "auto" and kind not in SOURCES:
         raise ConfigError(f"unknown source {kind!r}; known: auto, {', '.join(SOURCES)}")
-    return SOURCES[kind](path)
+    root = open_archive(location)
+    source = SOURCES[detect(root) if kind == "auto" else kind]
+    source.check(root)
+    if source.needs_organ and not options.organ:
+        raise ConfigError(f"the layout of {source.name!r} names no organ; give source_options.organ")
+    folder = root.parent if _is_csv(root) else root
+    set_name = source.name if source.published else options.source or _name(folder)
+    guard = Guard(folder, options.organ, set_name, source.licence or options.licence)
+    return Listing(source.name, folder, _entries(source, root, guard))
 
 
-def manifest_items(csv_path: str | Path) -> Found:
-    """Items of a manifest CSV (UTF-8, header line); paths are relative to the CSV's folder.
-
-    Columns: path, organ, source and licence are required; label, mask_path, mask_kind, group, spacing_mm,
-    origin and sha256 are read where they exist; others are ignored. A line that cannot be used is refused
-    alone, with its reason.
-
-    Raises:
-        DataError: the file is missing, is no CSV text, or lacks required columns.
-    """
-    path = Path(csv_path)
-    path = path / MANIFEST_NAME if path.is_dir() else path
-    root = path.parent.resolve()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                has = ", ".join(reader.fieldnames or ("none",))
-                raise DataError(f"{path} lacks the columns {', '.join(missing)}; it has {has}")
-            lines = [{key: (value or "").strip() for key, value in line.items() if key} for line in reader]
-    except FileNotFoundError:
-        raise DataError(f"no manifest at {path}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV text file in UTF-8: {error}") from None
-
-    items: list[Item] = []
-    rejected: list[Rejected] = []
-    for line in lines:
-        name, source = _posix(line["path"]), line["source"]
-        item = Item(
-            path=str(root / name),
-            name=name,
-            organ=organ_name(line["organ"]),
-            label=line.get("label", ""),
-            mask_kind=line.get("mask_kind", ""),
-            group=line.get("group", ""),
-            source=source,
-            licence=line["licence"] or NOT_STATED,
-            origin=line.get("origin", ""),
-            sha256=line.get("sha256", "").lower(),
-        )
-        reason = _line_problem(item, line.get("spacing_mm", "")) or _escape_problem(item.path, root)
-        if reason:
-            rejected.append(Rejected(name, source, "file", reason))
-            continue
-        spacing = line.get("spacing_mm", "")
-        item = replace(item, spacing_mm=float(spacing) if spacing else None)
-        if mask := _posix(line.get("mask_path", "")):
-            if problem := _escape_problem(str(root / mask), root):
-                rejected.append(Rejected(name, source, "mask", problem))
-            else:
-                item = replace(item, mask_path=str(root / mask))
-        items.append(item)
-    return _found("manifest", root, items, rejected, 0)
-
-
-def folder_items(root: str | Path, source: str = "", licence: str = NOT_STATED) -> Found:
-    """Items of a tree `<root>/<organ>/[<label>/][<group>/]file`; the organ is the first folder.
-
-    Hidden files are passed over. A still `x_mask.png` beside `x.png` is its binary mask. Files without a
-    media suffix are taken if they are DICOM (scanners write them bare), else counted as ignored.
-
-    Args:
-        root: the folder.
-        source: name of the data set, "" = the folder's own name.
-        licence: licence of all its files.
-
-    Raises:
-        DataError: not a folder.
-    """
-    top = Path(root).resolve()
-    if not top.is_dir():
-        raise DataError(f"{root} is not a folder; give a folder of organ folders, or a manifest CSV")
-    source = source or top.name
+def find_items(location: str | os.PathLike[str], kind: str = "auto", options: SourceOptions = NO_OPTIONS) -> Found:
+    """`list_items`, in memory and sorted by name; for tests, dry runs and small archives."""
+    listing = list_items(location, kind, options)
     items: list[Item] = []
     rejected: list[Rejected] = []
     ignored = 0
-    for folder, folders, files in os.walk(top):
-        here = Path(folder)
-        links = [name for name in folders if (here / name).is_symlink()]
-        for name in links:
-            where = (here / name).relative_to(top).as_posix()
-            rejected.append(Rejected(where, source, "file", "a link to a folder is not followed; copy the folder"))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in links)
-        visible = sorted(name for name in files if not name.startswith("."))
-        masks = _masks(visible)
-        for file in visible:
-            path = here / file
-            name = path.relative_to(top).as_posix()
-            if problem := _escape_problem(str(path), top):
-                rejected.append(Rejected(name, source, "file", problem))
-            elif file in masks.values():
-                continue
-            elif not _is_media(path):
-                ignored += 1
-            elif here == top:
-                rejected.append(
-                    Rejected(name, source, "file", "lies in no organ folder; expected <organ>/.../file")
-                )
-            else:
-                parts = here.relative_to(top).parts
-                mask = str(here / masks[file]) if file in masks else ""
-                items.append(
-                    Item(
-                        path=str(path),
-                        name=name,
-                        organ=organ_name(parts[0]),
-                        label=parts[1] if len(parts) > 1 else "",
-                        mask_path=mask,
-                        mask_kind="binary png" if mask else "",
-                        group="/".join(parts[2:]),
-                        source=source,
-                        licence=licence,
-                    )
-                )
-    return _found("folder", top, items, rejected, ignored)
-
-
-SOURCES: dict[str, Callable[[Path], Found]] = {"manifest": manifest_items, "folder": folder_items}
-
-
-def _found(kind: str, root: Path, items: Iterable[Item], rejected: Iterable[Rejected], ignored: int) -> Found:
+    for entry in listing.entries:
+        if isinstance(entry, Item):
+            items.append(entry)
+        elif entry.kind == "ignored":
+            ignored += 1
+        else:
+            rejected.append(entry)
     # by name: the order of a directory listing or of a manifest's lines must not change the shards
-    ordered = sorted(items, key=lambda item: (item.name, item.source, item.organ, item.label))
-    return Found(kind, root, ordered, sorted(rejected, key=lambda r: (r.name, r.kind, r.reason)), ignored)
+    items.sort(key=lambda item: (item.name, item.source, item.organ, item.label, item.frame or 0))
+    rejected.sort(key=lambda entry: (entry.name, entry.kind, entry.reason))
+    return Found(listing.kind, listing.root, items, rejected, ignored)
 
 
-def _posix(text: str) -> str:
-    """A manifest's path with forward slashes and without `./`; `..` stays, to be refused."""
-    return PurePosixPath(text.replace("\\", "/")).as_posix() if text else ""
+def detect(root: UPath) -> str:
+    """Which source fits: a manifest, else the one published set whose check passes, else dicom, else folder.
+
+    Raises:
+        DataError: a file that is no manifest, several sets fit, or nothing does.
+    """
+    if _is_csv(root) or (root / MANIFEST_NAME).is_file():
+        return "manifest"
+    if root.is_file():
+        raise DataError(f"{root} is one file; give a folder, a zip file of one, or a manifest CSV")
+    with remembered():
+        fitting = [name for name, source in SOURCES.items() if source.published and _fits(source, root)]
+        only_dicom = not fitting and _fits(DICOM, root)
+    if len(fitting) > 1:
+        raise DataError(f"{root} looks like {' and like '.join(fitting)}; say which: source={fitting[0]}")
+    if fitting:
+        return fitting[0]
+    if only_dicom:
+        return DICOM.name
+    if folder_names(root):
+        return FOLDER.name
+    tried = ", ".join(name for name, source in SOURCES.items() if source.published)
+    raise DataError(
+        f"{root} fits no source: it has no {MANIFEST_NAME}, is none of {tried}, holds not only DICOM, and has no "
+        "organ folders; docs/sources.md shows the layouts, source=NAME says which one is meant"
+    )
 
 
-def _line_problem(item: Item, spacing: str) -> str:
-    if not item.name:
-        return "the line states no path"
-    if not item.organ:
-        return "the line states no organ"
-    if not spacing:
-        return ""
+def open_archive(location: str | os.PathLike[str]) -> UPath:
+    """The folder, zip file or CSV that a location names; local ones absolute, without links.
+
+    Raises:
+        DataError: there is nothing, or a zip file that is none.
+    """
+    text = str(location)
+    if "://" not in text and "::" not in text:
+        text = str(Path(text).resolve())
     try:
-        value = float(spacing)
-    except ValueError:
-        value = math.nan
-    return "" if 0 < value < math.inf else f"spacing_mm is {spacing!r}; expected a number above 0, or nothing"
+        root = locate(text)
+        if root.exists():
+            return root
+    except FileNotFoundError:
+        pass
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{location} cannot be opened as a zip file: {error}") from None
+    except OSError as error:
+        raise DataError(f"{location} cannot be opened: {error}") from None
+    raise DataError(
+        f"no input at {location}; give a manifest CSV, a folder with {MANIFEST_NAME} or organ folders, a public "
+        "set as its publisher lays it out, or a zip file of one of these"
+    )
 
 
-def _escape_problem(path: str, root: Path) -> str:
-    """Why a path may not be read: `..`, an absolute path or a link that leaves the root."""
-    if Path(os.path.realpath(path)).is_relative_to(root):
-        return ""
-    return "the path leaves the archive's folder (through .., an absolute path or a link); it was not read"
+def _entries(source: Source, root: UPath, guard: Guard) -> Iterator[Item | Rejected]:
+    for entry in source.items(root):
+        yield from guard.entries(entry)
 
 
-def _masks(files: list[str]) -> dict[str, str]:
-    """Image file -> its `<stem>_mask.*` file, among the files of one folder."""
-    by_stem = {Path(file).stem: file for file in files if Path(file).suffix.lower() in STILL_SUFFIXES}
-    found: dict[str, str] = {}
-    for stem, file in by_stem.items():
-        if stem.lower().endswith("_mask") and (image := by_stem.get(stem[:-5])) is not None:
-            found[image] = file
-    return found
-
-
-def _is_media(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    if suffix in MEDIA_SUFFIXES:
-        return True
-    if suffix and not suffix[1:].isdigit():  # DICOM files are often named by their UID: 1.2.840.1
+def _fits(source: Source, root: UPath) -> bool:
+    try:
+        source.check(root)
+    except DataError:
         return False
-    try:
-        with path.open("rb") as stream:
-            return sniff(stream.read(132)) == "dicom"
-    except OSError:
-        return True  # unreadable: let the reader say why in the quarantine table
+    return True
+
+
+def _is_csv(root: UPath) -> bool:
+    return root.name.lower().endswith(".csv") and root.is_file()
+
+
+def _name(folder: UPath) -> str:
+    """The folder's name; that of the zip file or the bucket where it is their root."""
+    text = str(folder).rpartition("::")[2] if "::" in str(folder) and not folder.name else str(folder)
+    return PurePosixPath(text.rstrip("/")).name.removesuffix(".zip") or "archive"
