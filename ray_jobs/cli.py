@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("ray_jobs.demo", "the whole path on real or simulated data, with a report, in minutes"),
     "doctor": ("ray_jobs.doctor", "check this machine and say what to do about each problem"),
     "ingest": ("ray_jobs.ingest", "raw files to shards"),
+    "data": ("ray_jobs.data", "data card of shards, hash lists, and a search for a benchmark's images"),
     "pretrain": ("ray_jobs.pretrain", "pre-train an encoder by dual masked image modelling"),
     "finetune": ("ray_jobs.finetune", "train a segmentation or classification head"),
     "sweep": ("ray_jobs.sweep", "label-efficiency table: task x initialisation x label fraction x seed"),

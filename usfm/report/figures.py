@@ -18,7 +18,19 @@ from matplotlib.ticker import MaxNLocator
 
 from usfm.report.numbers import OrganShare, Point, running_mean
 
-__all__ = ["curve", "label_curve", "organ_bars", "organ_mix_chart"]
+__all__ = [
+    "INK",
+    "LINE",
+    "MUTED",
+    "SERIES",
+    "STYLE",
+    "chart_axes",
+    "curve",
+    "inline_svg",
+    "label_curve",
+    "organ_bars",
+    "organ_mix_chart",
+]
 
 INK, LINE, MUTED = "#101112", "#d1d2d3", "#8a8b8c"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -40,7 +52,7 @@ def curve(
     """One metric over the steps: every step pale, the running mean strong; `floor` starts the axis at zero."""
     steps, values = [row["step"] for row in journal], [row[name] for row in journal]
     with matplotlib.rc_context(STYLE):
-        axes = _axes(3.5, 2.1)
+        axes = chart_axes(3.5, 2.1)
         marker = "." if len(steps) < 3 else ""
         axes.plot(steps, values, color=SERIES[0], alpha=0.35, linewidth=0.8, marker=marker)
         axes.plot(steps, running_mean(values, window), color=SERIES[0], linewidth=1.6)
@@ -48,13 +60,13 @@ def curve(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if floor:
             axes.set_ylim(bottom=0)
-        return _svg(axes, name)
+        return inline_svg(axes, name)
 
 
 def organ_mix_chart(mix: Sequence[OrganShare]) -> Markup:
     """Bars of natural and achieved share, a tick at the planned one."""
     with matplotlib.rc_context(STYLE):
-        axes = _axes(5.0, 0.7 + 0.3 * len(mix))
+        axes = chart_axes(5.0, 0.7 + 0.3 * len(mix))
         at = np.arange(len(mix))
         axes.barh(at - 0.2, [100 * m.natural for m in mix], 0.36, color=MUTED, alpha=0.55, label="natural")
         axes.barh(at + 0.2, [100 * m.achieved for m in mix], 0.36, color=SERIES[0], label="achieved")
@@ -64,27 +76,27 @@ def organ_mix_chart(mix: Sequence[OrganShare]) -> Markup:
         axes.set(xlabel="share of samples, %", ylim=(len(mix) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
-        return _svg(axes, "mix")
+        return inline_svg(axes, "mix")
 
 
 def organ_bars(losses: Mapping[str, float], unit: str) -> Markup:
     """One bar per organ, the largest first."""
     ordered = sorted(losses.items(), key=lambda item: -item[1])
     with matplotlib.rc_context(STYLE):
-        axes = _axes(5.0, 0.7 + 0.24 * len(ordered))
+        axes = chart_axes(5.0, 0.7 + 0.24 * len(ordered))
         axes.barh([organ for organ, _ in ordered], [loss for _, loss in ordered], 0.62, color=SERIES[0])
         axes.bar_label(axes.containers[0], fmt="%.3f", padding=3, fontsize=8)  # type: ignore[arg-type]
         axes.set(xlabel=unit, ylim=(len(ordered) - 0.4, -0.6))
         axes.margins(x=0.12)
         axes.grid(axis="y", visible=False)
-        return _svg(axes, "organs")
+        return inline_svg(axes, "organs")
 
 
 def label_curve(points: Sequence[Point], inits: Sequence[str]) -> Markup:
     """Score over label fraction: mean as a line, every seed as a dot, least to largest as a band."""
     fractions = sorted({point.fraction for point in points})
     with matplotlib.rc_context(STYLE):
-        axes = _axes(4.6, 3.0)
+        axes = chart_axes(4.6, 3.0)
         for number, init in enumerate(inits):
             mine = [point for point in points if point.init == init]
             if not mine:
@@ -102,7 +114,7 @@ def label_curve(points: Sequence[Point], inits: Sequence[str]) -> Markup:
         spare = max(0.0, LEAST_SPAN - (high - low)) / 2
         axes.set_ylim(low - spare, high + spare)  # else noise of a few thousandths fills the chart
         axes.legend(loc="best")
-        return _svg(axes, f"labels {points[0].task}")
+        return inline_svg(axes, f"labels {points[0].task}")
 
 
 def _least(point: Point) -> float:
@@ -118,12 +130,13 @@ def _readable(metric: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _axes(width_in: float, height_in: float) -> Axes:
+def chart_axes(width_in: float, height_in: float) -> Axes:
+    """Empty axes of a figure of that size."""
     axes: Axes = Figure(figsize=(width_in, height_in), layout="constrained").add_subplot()
     return axes
 
 
-def _svg(axes: Axes, name: str) -> Markup:
+def inline_svg(axes: Axes, name: str) -> Markup:
     """Inline SVG without ids that could clash, with the page's colours and font."""
     stream = StringIO()
     assert isinstance(axes.figure, Figure)

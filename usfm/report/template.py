@@ -1,0 +1,45 @@
+"""HTML pages from the templates beside this file, and how pages write numbers."""
+
+import math
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+__all__ = ["count", "duration", "fixed", "percent", "render", "signed"]
+
+
+def render(name: str, **values: object) -> str:
+    """A finished page; a value that the template misses is an error, text is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"count": count, "percent": percent, "fixed": fixed, "signed": signed, "time": duration}
+    return environment.get_template(name).render(**values).lstrip()  # macros before the page leave blank lines
+
+
+def count(value: float) -> str:
+    """1234567 -> 1 234 567, with narrow spaces that do not break."""
+    return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.123 -> 12.3 %."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits; a dash for None and NaN."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With its sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
