@@ -15,7 +15,7 @@ from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
 from usfm.train.journal import last_row
-from usfm.train.pretrain import pretrain
+from usfm.train.pretrain import REPLACED, pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, without_data
 from usfm.train.rundir import open_run
 
@@ -85,6 +85,8 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
             outcome = _fit(config)
     if error := outcome.get("error"):
         raise FATAL[outcome["kind"]](error)
+    if (run_dir / REPLACED).is_dir():
+        console.warn(f"shards are missing or damaged, others stood in for their samples: see {run_dir / REPLACED}")
     console.say(f"checkpoint   {latest_checkpoint(run_dir)}")
     return run_dir
 

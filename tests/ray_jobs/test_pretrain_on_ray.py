@@ -1,5 +1,7 @@
 """Pre-training through Ray Data and Ray Train, against the same loop in a plain process."""
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -133,3 +135,19 @@ def test_a_non_finite_loss_stops_without_a_restart(small_shards: Path, tmp_path:
     records = list((tmp_path / "run" / "nonfinite").iterdir())
     assert len(records) == 1
     assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
+
+
+def test_a_shard_that_disappears_is_reported_and_the_run_goes_on(
+    small_shards: Path, tmp_path: Path, undisturbed: list[dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = Path(shutil.copytree(small_shards, tmp_path / "shards"))
+    config = config_of(shards, tmp_path / "run", workers=2)
+    (shards / "train/heart/00001.arrow").unlink()
+    job.run(config, Console())
+    got = rows(tmp_path / "run")
+    assert [row["organ_count"] for row in got] == [row["organ_count"] for row in undisturbed]
+    assert sum(row["replaced"] for row in got) > 0
+    said = [json.loads(line) for path in (tmp_path / "run" / "replaced").iterdir() for line in path.open()]
+    assert sum(len(record["index"]) for record in said) == sum(row["replaced"] for row in got)
+    assert {name for record in said for name in record["shards"]} == {"train/heart/00001.arrow"}
+    assert "shards are missing or damaged" in capsys.readouterr().err

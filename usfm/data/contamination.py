@@ -8,7 +8,6 @@ least one of d + 1 bands, so only lines that share a band are compared. No pair 
 
 import csv
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ import pyarrow as pa
 from usfm.data.cleaning.hashes import DuplicateConfig, alike
 from usfm.data.duplicates import band_widths
 from usfm.data.hash_list import HashList
-from usfm.data.location import locate, write_bytes, writing
+from usfm.data.location import Location, locate, write_bytes, writing
 from usfm.data.shard_columns import shard_columns
 from usfm.data.shards import ShardFile, ShardIndex
 
@@ -150,7 +149,7 @@ def write_contamination(
     listed: HashList,
     name: str,
     config: DuplicateConfig,
-    output: str | os.PathLike[str] = "",
+    output: Location = "",
     advance: Callable[[int], object] = lambda rows: None,
 ) -> dict[str, Any]:
     """Look for a list and write `<name>.csv` (a line per `Match`) and `<name>.json` (the summary).

@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from usfm.data.location import locate, writing
+from usfm.data.location import Location, locate, writing
 from usfm.data.prepare import PrepareConfig, Row, prepare
 from usfm.data.schema import THUMBNAIL_PX, Item, Rejected
 from usfm.data.shard_columns import shard_columns
@@ -61,7 +61,7 @@ class HashList:
     thumbnail: npt.NDArray[np.uint8]
 
 
-def write_hash_list(path: str | os.PathLike[str], entries: Iterable[Hashed]) -> int:
+def write_hash_list(path: Location, entries: Iterable[Hashed]) -> int:
     """Write a list, whole or not at all; returns the number of lines."""
     count = 0
     with writing(locate(path)) as stream:
@@ -76,7 +76,7 @@ def write_hash_list(path: str | os.PathLike[str], entries: Iterable[Hashed]) -> 
     return count
 
 
-def read_hash_list(path: str | os.PathLike[str]) -> HashList:
+def read_hash_list(path: Location) -> HashList:
     """Read a list; further columns are allowed and ignored.
 
     Raises:
@@ -110,7 +110,7 @@ def read_hash_list(path: str | os.PathLike[str]) -> HashList:
     return HashList(names, digests, np.array(known), np.array(phashes, np.uint64), pictures)
 
 
-def hash_shards(shards: str | os.PathLike[str], split: str = "") -> Iterator[Hashed]:
+def hash_shards(shards: Location, split: str = "") -> Iterator[Hashed]:
     """The hashes that shards hold, named by row id; `split` "" = all splits."""
     index = ShardIndex.load(shards)
     for file in index.files:

@@ -1,6 +1,5 @@
 """Random access to the rows of shards through memory maps, wherever the shards lie."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from usfm.config import Config
-from usfm.data.location import is_local, local_path, locate
+from usfm.data.location import Location, is_local, local_path, locate
 from usfm.data.schema import ROW_SCHEMA
 from usfm.data.shard_cache import ShardCache, default_folder
 from usfm.data.shards import ShardFile, ShardIndex
@@ -37,7 +36,7 @@ class CacheConfig(Config):
 class ShardReader:
     """The rows of a set of shards; files open (or are fetched) on first use."""
 
-    def __init__(self, root: str | os.PathLike[str], cache: CacheConfig | None = None) -> None:
+    def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
         self.root = locate(root)
         cache = cache or CacheConfig()
         folder = Path(cache.folder) if cache.folder else default_folder()

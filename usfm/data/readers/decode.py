@@ -5,14 +5,13 @@ Everything foreign is decoded behind one boundary (`read_bytes`): whatever a dec
 Sizes are checked in the header before pixels are decoded.
 """
 
-import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from upath import UPath
 
-from usfm.data.location import is_local, locate
+from usfm.data.location import Location, is_local, locate
 from usfm.data.readers.clips import CLIP_SUFFIXES, open_clip
 from usfm.data.readers.dicom import open_dicom
 from usfm.data.readers.frames import EVENLY, Frame, FrameSelection
@@ -40,7 +39,7 @@ __all__ = [
 ]
 
 MAX_FILE_BYTES = 2 << 30
-Location = str | os.PathLike[str] | UPath
+
 
 _OPENERS: dict[str, Callable[[bytes, str, Sidecar | None], Stack]] = {
     "still": lambda data, name, sidecar: open_still(data),
@@ -56,7 +55,7 @@ def read_frames(path: Location, selection: FrameSelection = EVENLY, frame: int |
     Raises:
         UnreadableFile: missing, too large, empty, damaged, or of no kind that is known.
     """
-    return read_bytes(file_bytes(path), _place(path).name, selection, frame, beside(path))
+    return read_bytes(file_bytes(path), locate(path).name, selection, frame, beside(path))
 
 
 def file_bytes(path: Location) -> bytes:
@@ -69,7 +68,7 @@ def file_bytes(path: Location) -> bytes:
         UnreadableFile: it is missing, no regular file, cannot be read, or is larger than `MAX_FILE_BYTES`.
     """
     try:
-        place = _place(path)
+        place = locate(path)
         size = _size(place)
         if size <= MAX_FILE_BYTES:
             with place.open("rb") as stream:
@@ -94,7 +93,7 @@ def file_bytes(path: Location) -> bytes:
 
 def beside(path: Location) -> Sidecar:
     """Reads files of the same folder by their name, for headers whose samples are in a file of their own."""
-    return lambda name: file_bytes(_place(path).parent / name)
+    return lambda name: file_bytes(locate(path).parent / name)
 
 
 def read_bytes(
@@ -151,10 +150,6 @@ def _boundary(kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UnreadableFile(f"damaged or unsupported {kind}: {type(error).__name__}: {_line(error)}") from None
-
-
-def _place(path: Location) -> UPath:
-    return path if isinstance(path, UPath) else locate(path)
 
 
 def _line(error: Exception) -> str:

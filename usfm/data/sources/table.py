@@ -3,14 +3,13 @@
 Adding a source: a file beside this one with a `Source` (see `docs/sources.md`), and one line here.
 """
 
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from upath import UPath
 
-from usfm.data.location import locate
+from usfm.data.location import Location, locate
 from usfm.data.schema import Item, Rejected
 from usfm.data.sources.aul import AUL
 from usfm.data.sources.busbra import BUSBRA
@@ -70,9 +69,7 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def list_items(
-    location: str | os.PathLike[str], kind: str = "auto", options: SourceOptions = NO_OPTIONS
-) -> Listing:
+def list_items(location: Location, kind: str = "auto", options: SourceOptions = NO_OPTIONS) -> Listing:
     """Recognise an archive, and stream its items as it is walked; memory does not grow with it.
 
     Args:
@@ -97,7 +94,7 @@ def list_items(
     return Listing(source.name, folder, _entries(source, root, guard))
 
 
-def find_items(location: str | os.PathLike[str], kind: str = "auto", options: SourceOptions = NO_OPTIONS) -> Found:
+def find_items(location: Location, kind: str = "auto", options: SourceOptions = NO_OPTIONS) -> Found:
     """`list_items`, in memory and sorted by name; for tests, dry runs and small archives."""
     listing = list_items(location, kind, options)
     items: list[Item] = []
@@ -144,7 +141,7 @@ def detect(root: UPath) -> str:
     )
 
 
-def open_archive(location: str | os.PathLike[str]) -> UPath:
+def open_archive(location: Location) -> UPath:
     """The folder, zip file or CSV that a location names; local ones absolute, without links.
 
     Raises:
