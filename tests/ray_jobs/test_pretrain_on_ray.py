@@ -150,4 +150,4 @@ def test_a_shard_that_disappears_is_reported_and_the_run_goes_on(
     said = [json.loads(line) for path in (tmp_path / "run" / "replaced").iterdir() for line in path.open()]
     assert sum(len(record["index"]) for record in said) == sum(row["replaced"] for row in got)
     assert {name for record in said for name in record["shards"]} == {"train/heart/00001.arrow"}
-    assert "shards are missing or damaged" in capsys.readouterr().err
+    assert "shards are missing or damaged" in capsys.readouterr().out
