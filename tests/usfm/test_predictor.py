@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,15 @@ import pytest
 import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
+from screen_factory import screen
 
 from usfm.data.augment import resample, whole_images
-from usfm.data.prepare import shrink
+from usfm.data.cleaning.clean import cut
+from usfm.data.cleaning.config import CleanConfig
+from usfm.data.cleaning.region import content_box
+from usfm.data.prepare import PrepareConfig, prepare, shrink
+from usfm.data.readers.frames import Frame
+from usfm.data.schema import Item
 from usfm.errors import CheckpointError, ImageTooLarge, NoSuchFrame, UnreadableFile
 from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder, EncoderConfig
@@ -209,3 +216,70 @@ def test_a_folder_without_a_bundle_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is not a model bundle"):
         read_spec(tmp_path)
+
+
+def cleaning_predictor(folder: Path, clean: CleanConfig | None, stored_px: int | None = None) -> Predictor:
+    torch.manual_seed(0)
+    spec = SEGMENTATION.model_copy(update={"clean": clean, "stored_px": stored_px})
+    save_bundle(folder, TaskModel(ENCODER, "segmentation", 3), spec)
+    return Predictor(folder)
+
+
+@pytest.mark.parametrize("text", ["mask", "flag", "off"])
+@pytest.mark.parametrize("stored_px", [256, 96])
+def test_the_model_sees_what_ingest_would_have_stored(tmp_path: Path, text: str, stored_px: int) -> None:
+    config = PrepareConfig(longest_side_px=stored_px, clean=CleanConfig(text=text))
+    predictor = cleaning_predictor(tmp_path / "bundle", config.clean, stored_px)
+    data = encoded(screen("kidney", 0).pixels)
+    (tmp_path / "a.png").write_bytes(data)
+    (row,), _ = prepare(Item(str(tmp_path / "a.png"), "a.png", "kidney"), config)
+    stored = np.asarray(Image.open(io.BytesIO(row["image"])))
+    assert torch.equal(predictor.preprocess(decode(data)), whole_image(stored, 64, 256))
+
+
+def test_masks_come_back_on_the_whole_image(tmp_path: Path) -> None:
+    predictor = cleaning_predictor(tmp_path, CleanConfig())
+    decoded = Decoded(screen("kidney", 0).pixels, spacing_mm=0.5)
+    box = predictor.kept(decoded)
+    assert box == content_box([Frame(decoded.pixels)])
+    assert box.height * box.width < 0.6 * decoded.pixels.size
+    raw = torch.zeros(3, 64, 64)
+    raw[1] = 5  # all of what the model sees is nerve
+    answer = predictor.encode(raw, decoded, Extras(overlay=True))
+    mask = from_base64(answer["mask_png"])
+    assert mask.shape == decoded.pixels.shape
+    assert (cut(mask, box) == 1).all()
+    assert [c["area_px"] for c in answer["classes"]] == [
+        mask.size - box.height * box.width,
+        box.height * box.width,
+        0,
+    ]
+    assert answer["mean_foreground_probability"] == pytest.approx(np.exp(5) / (np.exp(5) + 2), abs=1e-6)
+    np.testing.assert_array_equal(from_base64(answer["overlay_png"]), overlay(decoded.pixels, mask))
+
+
+def test_a_bundle_of_an_older_version_is_not_cleaned(tmp_path: Path) -> None:
+    cleaning_predictor(tmp_path, CleanConfig())
+    spec = json.loads((tmp_path / "config.json").read_text())
+    del spec["clean"], spec["stored_px"]
+    (tmp_path / "config.json").write_text(json.dumps(spec))
+    predictor = Predictor(tmp_path)
+    decoded = Decoded(screen("kidney", 0).pixels)
+    assert predictor.kept(decoded) == (0, 0, 600, 800)
+    assert torch.equal(predictor.preprocess(decoded), whole_image(decoded.pixels, 64, 256))
+
+
+def test_a_blank_or_coloured_frame_gets_an_answer(tmp_path: Path) -> None:
+    predictor = cleaning_predictor(tmp_path, CleanConfig(doppler="drop", frozen="drop"))
+    blank = Decoded(np.zeros((50, 80), np.uint8), chroma=np.full((50, 80), 200, np.uint8))
+    torch.testing.assert_close(predictor.preprocess(blank), torch.zeros(1, 64, 64))
+    assert predictor.kept(blank) == (0, 0, 50, 80)
+
+
+def test_a_region_that_dicom_states_is_what_the_model_sees(tmp_path: Path) -> None:
+    predictor = cleaning_predictor(tmp_path, CleanConfig(text="off"))
+    decoded = decode(dicom_bytes("examples_ybr_color.dcm"))
+    assert decoded.region is not None
+    assert predictor.kept(decoded) == decoded.region
+    kept = cut(decoded.pixels, decoded.region)
+    assert torch.equal(predictor.preprocess(decoded), whole_image(kept, 64, 256))

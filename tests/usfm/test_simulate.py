@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from usfm.data.b_mode import SIDE, Phantom, b_mode, speckle
+from usfm.data.cleaning.config import CleanConfig
 from usfm.data.phantoms import ORGANS
 from usfm.data.prepare import PrepareConfig, prepare
+from usfm.data.readers.frames import FrameSelection
 from usfm.data.simulate import COUNTS, LABELS, packaged_dicom, write_archive
 from usfm.data.sources.table import find_items
-from usfm.data.split import SplitConfig
 from usfm.errors import ConfigError
 from usfm.rng import generator
 
@@ -45,7 +46,12 @@ def test_archive_has_every_medium_and_is_read_without_loss(tiny_archive: Path) -
     found = find_items(tiny_archive)
     assert found.rejected == []
     for item, line in zip(found.items, sorted(entries, key=lambda line: line["path"]), strict=True):
-        rows, rejected = prepare(item, PrepareConfig(max_frames=1000), SplitConfig())
+        rows, rejected = prepare(
+            item,
+            PrepareConfig(
+                frames=FrameSelection(max_frames=1000), clean=CleanConfig(crop=False, text="off", frozen="off")
+            ),
+        )
         assert rejected == []
         if line["source"] == "simulator":
             assert len(rows) == int(line["frames"])

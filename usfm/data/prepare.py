@@ -1,4 +1,4 @@
-"""One item to rows: read, check, turn grey, shrink, encode, attach mask, spacing, group and split.
+"""One item to rows: read, clean, crop mask and pair alike, shrink, encode; spacing, group, hashes, flags.
 
 A pure function of the item's files and the configuration. What cannot be used comes back as `Rejected`;
 a bad mask costs the mask, not the image.
@@ -17,10 +17,15 @@ from PIL import Image
 from pydantic import Field
 
 from usfm.config import Config
-from usfm.data.readers.decode import file_bytes, read_bytes
+from usfm.data.attached import Labels, read_labels, read_pair
+from usfm.data.cleaning.clean import Cleaned, clean, cut
+from usfm.data.cleaning.config import CleanConfig
+from usfm.data.cleaning.hashes import perceptual_hash, thumbnail
+from usfm.data.cleaning.text import paint_over
+from usfm.data.readers.decode import beside, file_bytes, read_bytes
 from usfm.data.readers.frames import Frame, FrameSelection
-from usfm.data.readers.label_masks import fit_mask, read_mask
-from usfm.data.schema import THUMBNAIL_PX, Item, Rejected
+from usfm.data.readers.label_masks import fit_mask
+from usfm.data.schema import ROW_SCHEMA, Item, Rejected
 from usfm.errors import UnreadableFile
 
 __all__ = ["GROUP_KEY_VARIABLE", "PrepareConfig", "Rejected", "encode_grey", "group_key", "prepare", "shrink"]
@@ -36,16 +41,16 @@ class PrepareConfig(Config):
     Attributes:
         longest_side_px: longer side of a stored image; larger ones shrink, smaller ones stay as they are.
         frames: which frames of a clip are taken.
+        clean: which steps of the cleaning are on.
         encoding: "png" is lossless; "jpeg" takes about a quarter of the space.
         jpeg_quality: used with "jpeg".
-        blank_std: frames whose grey levels have a smaller standard deviation (of 0..255) are refused.
     """
 
     longest_side_px: int = Field(default=256, ge=16, le=4096)
     frames: FrameSelection = FrameSelection()
+    clean: CleanConfig = CleanConfig()
     encoding: Literal["png", "jpeg"] = "png"
     jpeg_quality: int = Field(default=95, ge=1, le=100)
-    blank_std: float = Field(default=2.0, ge=0.0)
 
 
 def prepare(item: Item, config: PrepareConfig) -> tuple[list[Row], list[Rejected]]:
@@ -55,58 +60,72 @@ def prepare(item: Item, config: PrepareConfig) -> tuple[list[Row], list[Rejected
         digest = hashlib.sha256(data).hexdigest()
         if item.sha256 and item.sha256 != digest:
             raise UnreadableFile(f"SHA-256 is {digest[:12]}..., the manifest states {item.sha256[:12]}...")
-        frames = read_bytes(data, item.name, config.frames, item.frame)
+        frames = read_bytes(data, item.name, config.frames, item.frame, beside(item.path))
     except UnreadableFile as error:
         return [], [Rejected(item.name, item.source, "file", str(error))]
-
-    rejected: list[Rejected] = []
-    mask, names = _mask(item, frames, rejected)
+    labels, rejected = read_labels(item, frames)
+    pair, bad_pair = read_pair(item, frames)
+    rejected += bad_pair
     group = group_key(item, frames[0].patient)
     rows: list[Row] = []
-    for frame in frames:
-        spread = float(cv2.meanStdDev(frame.pixels)[1][0, 0])
-        if spread < config.blank_std:
-            reason = (
-                f"blank frame: grey levels have a standard deviation of {spread:.2f}, below {config.blank_std:g}"
-            )
-            rejected.append(Rejected(f"{item.name}#{frame.index}", item.source, "frame", reason))
+    for frame, cleaned in zip(frames, clean(frames, config.clean, labels.anywhere()), strict=True):
+        if cleaned.refusal:
+            rejected.append(Rejected(f"{item.name}#{frame.index}", item.source, "frame", cleaned.refusal))
             continue
-        stored = shrink(frame.pixels, config.longest_side_px)
-        scale = max(stored.shape) / max(frame.pixels.shape)
-        spacing = item.spacing_mm or frame.spacing_mm
-        row: Row = {
-            "id": f"{item.source}/{item.name}#{frame.index}",
-            "organ": item.organ,
-            "source": item.source,
-            "device": item.device or frame.device,
-            "group": group,
-            "split": "",  # given when all groups are known, see `usfm.data.assemble`
-            "label": item.label,
-            "image": encode_grey(stored, config.encoding, config.jpeg_quality),
-            "height": stored.shape[0],
-            "width": stored.shape[1],
-            "mask": None,
-            "mask_classes": "",
-            "pair": None,
-            "spacing_mm": spacing / scale if spacing else None,
-            "source_height": frame.pixels.shape[0],
-            "source_width": frame.pixels.shape[1],
-            "crop": [0, 0, *frame.pixels.shape],
-            "text_px": 0,
-            "flags": "",
-            "phash": 0,
-            "thumbnail": bytes(THUMBNAIL_PX**2),
-            "frame": frame.index,
-            "licence": item.licence,
-            "origin": item.origin,
-            "source_sha256": digest,
-        }
-        if mask is not None:
-            fitted = fit_mask(mask, frame.pixels.shape, stored.shape)
-            row["mask"] = encode_grey(fitted, "png")
-            row["mask_classes"] = json.dumps({str(number): name for number, name in names.items()})
-        rows.append(row)
-    return rows, rejected
+        row = _row(item, frame, cleaned, labels, pair, config)
+        rows.append(row | {"group": group, "source_sha256": digest})
+    return [{name: row[name] for name in ROW_SCHEMA.names} for row in rows], rejected
+
+
+def _row(
+    item: Item,
+    frame: Frame,
+    cleaned: Cleaned,
+    labels: Labels,
+    pair: npt.NDArray[np.uint8] | None,
+    config: PrepareConfig,
+) -> Row:
+    """All of a row but its group and its file's hash."""
+    stored = shrink(cleaned.pixels, config.longest_side_px)
+    scale = max(stored.shape) / max(cleaned.pixels.shape)
+    spacing = item.spacing_mm or frame.spacing_mm
+    painted = cleaned.drawn if cleaned.painted else None
+    row: Row = {
+        "id": f"{item.source}/{item.name}#{frame.index}",
+        "organ": item.organ,
+        "source": item.source,
+        "device": item.device or frame.device,
+        "split": "",  # given when all groups are known, see `usfm.data.assemble`
+        "label": item.label,
+        "image": encode_grey(stored, config.encoding, config.jpeg_quality),
+        "height": stored.shape[0],
+        "width": stored.shape[1],
+        "mask": None,
+        "mask_classes": "",
+        "pair": None,
+        "spacing_mm": spacing / scale if spacing else None,
+        "source_height": frame.pixels.shape[0],
+        "source_width": frame.pixels.shape[1],
+        "crop": list(cleaned.box),
+        "text_px": 0 if painted is None else max(1, round(float(painted.mean()) * stored.size)),
+        "flags": " ".join(cleaned.flags),
+        "phash": perceptual_hash(stored),
+        "thumbnail": thumbnail(stored),
+        "frame": frame.index,
+        "licence": item.licence,
+        "origin": item.origin,
+    }
+    mask = labels.masks.get(frame.index)
+    if mask is not None:
+        kept = cut(mask, cleaned.box)
+        size = (kept.shape[0], kept.shape[1])
+        row["mask"] = encode_grey(fit_mask(kept, size, (stored.shape[0], stored.shape[1])), "png")
+        row["mask_classes"] = json.dumps({str(number): name for number, name in labels.names.items()})
+    if pair is not None:
+        better = cut(pair, cleaned.box)
+        better = better if painted is None else paint_over(better, painted)
+        row["pair"] = encode_grey(shrink(better, config.longest_side_px), config.encoding, config.jpeg_quality)
+    return row
 
 
 def shrink(pixels: npt.NDArray[np.uint8], longest_side_px: int) -> npt.NDArray[np.uint8]:
@@ -137,27 +156,14 @@ def group_key(item: Item, patient: str) -> str:
     A file that names a patient (DICOM) and has no group of its own gets a keyed hash of that identifier, so
     that one patient's files stay together and the identifier itself never reaches a shard. The key comes
     from the environment variable `USFM_GROUP_KEY`; keep one of your own secret, since short identifiers can
-    be guessed by whoever knows the key.
+    be guessed by whoever knows the key. With a key of your own the groups that a source states are hashed, too:
+    a manifest's may be the hospital's patient numbers.
     """
+    secret = os.environ.get(GROUP_KEY_VARIABLE, "")
     group = "" if item.group.lower().startswith("unknown") else item.group
-    if not group and patient:
-        key = os.environ.get(GROUP_KEY_VARIABLE, DEFAULT_GROUP_KEY).encode()[:64]
-        group = "patient-" + hashlib.blake2b(patient.encode(), key=key, digest_size=12).hexdigest()
+    if (group and secret) or (not group and patient):
+        key = (secret or DEFAULT_GROUP_KEY).encode()
+        key = key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(key).digest()
+        digest = hashlib.blake2b((group or patient).encode(), key=key, digest_size=12).hexdigest()
+        group = f"{'group' if group else 'patient'}-{digest}"
     return f"{item.source}/{group}" if group else ""
-
-
-def _mask(
-    item: Item, frames: list[Frame], rejected: list[Rejected]
-) -> tuple[npt.NDArray[np.uint8] | None, dict[int, str]]:
-    if not item.mask_path:
-        return None, {}
-    try:
-        if len(frames) > 1:
-            raise UnreadableFile(f"one mask for a clip of {len(frames)} frames; give masks for single images")
-        mask, names = read_mask(file_bytes(item.mask_path), item.mask_kind)
-        size = frames[0].pixels.shape
-        fit_mask(mask, (size[0], size[1]), mask.shape)  # other proportions are found here, before any row
-    except UnreadableFile as error:
-        rejected.append(Rejected(item.name, item.source, "mask", str(error)))
-        return None, {}
-    return mask, names

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from usfm.config import Config
 from usfm.data.schema import SPLITS
-from usfm.data.shards import ShardReader
+from usfm.data.shard_reader import ShardReader
 from usfm.data.stream import decode_grey
 from usfm.errors import DataError
 

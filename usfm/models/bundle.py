@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from usfm.config import Config
+from usfm.data.cleaning.config import CleanConfig
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.models.heads import TaskModel
@@ -34,6 +35,8 @@ class BundleSpec(Config):
         classes: names in the order of logits; for segmentation the first is the background. Empty for embedding.
         encoder: network.
         canvas_px: longest side of the images that it was trained on; larger ones are shrunk to it first.
+        stored_px: longest side that ingest stored, where it was smaller than the canvas; None = not known.
+        clean: how the images that it was trained on were cleaned; None = not at all.
         version: first 12 hex digits of the weights' SHA-256; "" before saving.
         licences: licences of the training data, which bind the model's users.
         trained_on: items by source.
@@ -45,6 +48,8 @@ class BundleSpec(Config):
     classes: list[str] = []
     encoder: EncoderConfig
     canvas_px: int = 256
+    stored_px: int | None = None
+    clean: CleanConfig | None = None
     version: str = ""
     licences: list[str] = []
     trained_on: dict[str, int] = Field(default_factory=dict)

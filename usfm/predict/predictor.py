@@ -15,7 +15,11 @@ from torch import nn
 
 from usfm.config import Config
 from usfm.data.augment import whole_images
+from usfm.data.cleaning.clean import clean
+from usfm.data.cleaning.config import CleanConfig
+from usfm.data.cleaning.region import content_box, whole
 from usfm.data.prepare import shrink
+from usfm.data.readers.frames import Box, Frame
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import SPEC, BundleSpec, load_bundle
 from usfm.models.encoder import Encoder
@@ -25,7 +29,6 @@ from usfm.predict.render import class_colour, overlay, png_base64
 __all__ = ["NOTICE", "Extras", "Predictor", "label_map", "read_spec", "whole_image"]
 
 NOTICE = "Research use only. Not a medical device, not for diagnostic use."
-"""Longest side that ingest stores and training sees, unless its recipe says otherwise."""
 
 
 class Extras(Config):
@@ -77,6 +80,8 @@ def whole_image(pixels: npt.NDArray[np.uint8], out_px: int, canvas_px: int) -> t
 class Predictor:
     """One bundle on one device. `canvas_px` is the bundle's own unless it is given.
 
+    An image is cleaned as the training images were; masks come back on the whole image.
+
     Raises:
         CheckpointError: no bundle there, or damaged.
     """
@@ -88,6 +93,7 @@ class Predictor:
         self._model: nn.Module
         self._model, self.spec = load_bundle(Path(bundle_dir), self.device)
         self.canvas_px = canvas_px or self.spec.canvas_px
+        self._clean = _for_one_image(self.spec.clean)
         self._answer = {
             "segmentation": self._segmentation,
             "classification": self._classification,
@@ -97,8 +103,18 @@ class Predictor:
     decode = staticmethod(decode)
 
     def preprocess(self, decoded: Decoded) -> torch.Tensor:
-        """The whole image as the encoder's square, (1, S, S) float32 in [0, 1]."""
-        return whole_image(decoded.pixels, self.spec.encoder.img_px, self.canvas_px)
+        """What training would see of the image, as the encoder's square, (1, S, S) float32 in [0, 1]."""
+        pixels = decoded.pixels
+        if self._clean is not None:
+            pixels = clean([_frame(decoded)], self._clean)[0].pixels
+        if self.spec.stored_px:
+            pixels = shrink(pixels, self.spec.stored_px)
+        return whole_image(pixels, self.spec.encoder.img_px, self.canvas_px)
+
+    def kept(self, decoded: Decoded) -> Box:
+        """The part of the image that the model sees."""
+        cropped = self._clean is not None and self._clean.crop
+        return content_box([_frame(decoded)]) if cropped else whole(decoded.pixels)
 
     @torch.inference_mode()
     def predict(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -137,9 +153,12 @@ class Predictor:
         return answer
 
     def _segmentation(self, logits: torch.Tensor, decoded: Decoded, extras: Extras) -> dict[str, Any]:
-        mask, probability = label_map(logits, decoded.pixels.shape)
+        box = self.kept(decoded)
+        part, probability = label_map(logits, (box.height, box.width))
+        mask = np.zeros(decoded.pixels.shape, np.uint8)  # what was not looked at is background
+        mask[box.top : box.top + box.height, box.left : box.left + box.width] = part
         area = np.bincount(mask.ravel(), minlength=len(self.spec.classes))
-        inside = mask > 0
+        inside = part > 0
         square_mm = None if decoded.spacing_mm is None else decoded.spacing_mm**2
         answer: dict[str, Any] = {
             "mask_png": png_base64(mask),
@@ -169,6 +188,18 @@ class Predictor:
 
     def _embedding(self, token: torch.Tensor, _decoded: Decoded, _extras: Extras) -> dict[str, Any]:
         return {"length": len(token), "embedding": token.tolist()}
+
+
+def _frame(decoded: Decoded) -> Frame:
+    return Frame(decoded.pixels, decoded.frame, chroma=decoded.chroma, region=decoded.region)
+
+
+def _for_one_image(config: CleanConfig | None) -> CleanConfig | None:
+    """The steps that change an image; a person who asks about a frame gets an answer, whatever it shows."""
+    if config is None or not (config.crop or config.text == "mask"):
+        return None
+    text = "mask" if config.text == "mask" else "off"
+    return config.model_copy(update={"text": text, "blank": "off", "doppler": "off", "frozen": "off"})
 
 
 def label_map(logits: torch.Tensor, size: tuple[int, ...]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
