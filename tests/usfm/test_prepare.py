@@ -14,7 +14,8 @@ from screen_factory import screen
 from usfm.data.cleaning.clean import cut
 from usfm.data.cleaning.config import CleanConfig
 from usfm.data.cleaning.hashes import perceptual_hash, thumbnail
-from usfm.data.prepare import GROUP_KEY_VARIABLE, PrepareConfig, Rejected, encode_grey, group_key, prepare, shrink
+from usfm.data.codec import encode_grey
+from usfm.data.prepare import GROUP_KEY_VARIABLE, PrepareConfig, Rejected, group_key, prepare, shrink
 from usfm.data.readers.frames import Box, FrameSelection
 from usfm.data.schema import ROW_SCHEMA, Item
 from usfm.data.sources.table import find_items

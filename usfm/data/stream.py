@@ -8,23 +8,22 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
 from usfm.config import Config
+from usfm.data.codec import decode_grey, try_decode, values
 from usfm.data.sampling import SamplePlan, Samples
 from usfm.data.shard_reader import CacheConfig, ShardReader
 from usfm.data.shards import ShardFile, ShardIndex
 from usfm.data.shares import SamplingConfig, stratum_shares
 from usfm.errors import ShardError
 
-__all__ = ["FETCHED", "Arrays", "ImageStream", "StreamConfig", "decode_grey", "micro_batch_indices"]
+__all__ = ["FETCHED", "Arrays", "ImageStream", "StreamConfig", "micro_batch_indices"]
 
 Ints = npt.NDArray[np.int64]
 FETCHED = pa.schema(
@@ -53,20 +52,6 @@ class StreamConfig(Config):
     canvas_px: int = Field(default=256, ge=16)
     sampling: SamplingConfig = SamplingConfig()
     cache: CacheConfig = CacheConfig()
-
-
-def decode_grey(data: bytes | memoryview | pa.Buffer) -> npt.NDArray[np.uint8]:
-    """Decode a stored image or mask to (H, W) uint8.
-
-    Raises:
-        ShardError: the bytes are not an image.
-    """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if len(data) else None
-    if pixels is None:
-        raise ShardError(
-            f"{len(data)} stored bytes are not an image; the shard is damaged, run `usfm ingest` again"
-        )
-    return pixels  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -167,8 +152,8 @@ class ImageStream:
         index, organ, replaced = (rows.column(name).to_numpy().copy() for name in ("index", "organ", "replaced"))
         image = np.empty((len(index), size, size), np.uint8)
         height, width = np.empty_like(index), np.empty_like(index)
-        for n, data in enumerate(_buffers(rows.column("image"))):
-            pixels = _pixels(data)
+        for n, data in enumerate(values(rows.column("image"))):
+            pixels = try_decode(data)
             if pixels is None:
                 at = self.plan.locate(index[n : n + 1])
                 pixels, replaced[n] = decode_grey(self._stand_in(at.tape[0], at.shard[0], int(at.row[0]))), 1
@@ -232,7 +217,7 @@ class ImageStream:
             # each row of a lost shard finds another row there, so no image is repeated a thousand times
             for k in range(min(file.rows, TRIES) if column is not None else 0):
                 data = memoryview(column[(row + k) % file.rows].as_buffer())
-                if _pixels(data) is not None:
+                if try_decode(data) is not None:
                     return data
         name = list(self.rows_by_organ)[organ]
         raise ShardError(
@@ -245,24 +230,6 @@ class ImageStream:
 def _of_process(config_json: str, seed: int) -> ImageStream:
     """A stream that came in a pickle: made once per process, so that tasks share index and memory maps."""
     return ImageStream(StreamConfig.model_validate_json(config_json), seed)
-
-
-def _pixels(data: memoryview) -> npt.NDArray[np.uint8] | None:
-    try:
-        return decode_grey(data)
-    except (ShardError, cv2.error):
-        return None
-
-
-def _buffers(column: pa.Array | pa.ChunkedArray) -> Iterator[memoryview]:
-    """The values of a binary column, without copies."""
-    for array in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-        if not len(array):
-            continue
-        _, offsets, values = array.buffers()
-        ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1].tolist()
-        data = memoryview(values if values is not None else b"")
-        yield from (data[start:end] for start, end in pairwise(ends))
 
 
 def _by_shard(at: Samples) -> Iterator[tuple[Ints, int, int]]:

@@ -15,9 +15,9 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from usfm.config import Config
+from usfm.data.codec import decode_grey
 from usfm.data.schema import SPLITS
 from usfm.data.shard_reader import ShardReader
-from usfm.data.stream import decode_grey
 from usfm.errors import DataError
 
 __all__ = ["LabelledSet", "TaskConfig", "label_fraction", "load_task"]

@@ -19,11 +19,11 @@ from pydantic import Field
 from upath import UPath
 
 from usfm.config import Config
+from usfm.data.codec import decode_grey
 from usfm.data.ledger import licence_flags
 from usfm.data.location import locate, write_bytes
 from usfm.data.schema import FLAGS, SPLITS
 from usfm.data.shard_reader import CacheConfig, ShardReader
-from usfm.data.stream import decode_grey
 from usfm.masking.frequency import BandStopConfig
 from usfm.report.data_counts import count_rows
 from usfm.report.data_document import card_document

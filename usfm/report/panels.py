@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from usfm.data.codec import decode_grey
 from usfm.data.shard_reader import ShardReader
-from usfm.data.stream import decode_grey
 from usfm.errors import CheckpointError
 from usfm.masking.patches import upsample_mask
 from usfm.models.objectives import OBJECTIVES, ObjectiveOutput

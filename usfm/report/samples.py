@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from usfm.data.codec import decode_grey
 from usfm.data.shard_reader import ShardReader
 from usfm.data.shards import ShardFile, ShardIndex
-from usfm.data.stream import decode_grey
 from usfm.rng import generator
 
 __all__ = ["Thumbnail", "contact_sheet", "draw_row", "held_out_first"]
