@@ -1,32 +1,41 @@
 """Ingest: an archive of ultrasound files to shards, with Ray Data.
 
-Ray Data spreads chunks of items over the cluster; each writes a fragment (into `<output>/fragments`, so on a
-cluster of several machines the output must be a shared folder). The driver then puts the fragments together
-in the items' order. So the shards depend on the items and the configuration alone, not on scheduling.
+The archive is listed into a catalogue on the driver's disk. Ray Data spreads chunks of its items over the cluster,
+one window of chunks after the other; each writes a fragment (into `<output>/fragments`, so on a cluster of several
+machines the output must be a shared folder or an object store). The driver then puts the fragments together in the
+items' order. So the shards depend on the items and the configuration alone, not on scheduling, and memory does not
+grow with the archive.
 """
 
+import contextlib
 import os
-import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import cv2
 from pydantic import Field
+from upath import UPath
 
+from ray_jobs import ingest_tasks
 from ray_jobs.cluster import ClusterConfig, connect
 from ray_jobs.console import Console
 from ray_jobs.job import main as job_main
 from usfm.config import Config
-from usfm.data.assemble import QUARANTINE_NAME, Assembled, assemble, existing
-from usfm.data.fragments import FRAGMENTS, Chunk, fingerprint, fragment_path, make_chunks, process_chunk
+from usfm.data.assemble import QUARANTINE_NAME, TEXT_NAME, Assembled, assemble, existing
+from usfm.data.catalogue import Catalogue
+from usfm.data.cleaning.hashes import DuplicateConfig
+from usfm.data.fragments import FRAGMENTS, row_settings
+from usfm.data.location import is_local, local_path, locate, remove_tree, write_bytes
 from usfm.data.prepare import PrepareConfig
+from usfm.data.row_table import keep_stamp
 from usfm.data.schema import SPLITS
 from usfm.data.shards import INDEX_NAME
-from usfm.data.sources.table import MANIFEST_NAME, Found, find_items
+from usfm.data.sources.found import SourceOptions
+from usfm.data.sources.table import MANIFEST_NAME, list_items
 from usfm.data.split import SplitConfig
 from usfm.errors import DataError
 
@@ -34,30 +43,36 @@ __all__ = ["IngestConfig", "IngestResult", "main", "plan", "resolve_input", "run
 
 CORPUS_VARIABLE = "USFM_CORPUS"
 NEIGHBOUR_CORPUS = Path("../shared/corpus")
-BLOCKS = 512
+WINDOW = 1024
+"""Chunks given to Ray Data at a time."""
 
 
 class IngestConfig(Config):
     """What to read and what to write.
 
     Attributes:
-        input: a manifest CSV, a folder that holds one, a folder tree, or "auto" (see `resolve_input`).
-        source: how to list the input; "auto" looks for a manifest.
-        output: folder of the shards; made if it is missing.
+        input: a manifest CSV, a folder that holds one, a folder tree, a public set as published, a zip file
+            of one of these, as a local path or a URL that fsspec opens; or "auto" (see `resolve_input`).
+        source: how to list the input: a key of `usfm.data.sources.table.SOURCES`, or "auto".
+        source_options: what the archive does not say itself.
+        output: folder of the shards, local or a URL; made if it is missing.
         prepare: how an item becomes rows.
+        duplicates: which rows count as duplicates; one of each is kept.
         split: train, validation and test by patient group.
         rows_per_shard: a shard holds at most so many rows.
         items_per_chunk: items per task of the cluster; does not change the shards.
         exclude_organs: organs that are left out.
         keep_fragments: keep `<output>/fragments` after success; the next ingest of the same items with
-            another `rows_per_shard` then reads no file again.
+            another split, other duplicates or another `rows_per_shard` then reads no file again.
         cluster: how to reach or start Ray.
     """
 
     input: str = "auto"
-    source: Literal["auto", "manifest", "folder"] = "auto"
+    source: str = "auto"
+    source_options: SourceOptions = SourceOptions()
     output: str = "runs/shards"
     prepare: PrepareConfig = PrepareConfig()
+    duplicates: DuplicateConfig = DuplicateConfig()
     split: SplitConfig = SplitConfig()
     rows_per_shard: int = Field(default=2048, ge=1)
     items_per_chunk: int = Field(default=32, ge=1)
@@ -76,32 +91,42 @@ class IngestResult:
         organs: rows by organ and split.
         quarantined: entries of the quarantine table, by kind.
         input: what was read.
-        input_kind: "manifest", "folder" or "simulator".
+        input_kind: a key of the table of sources, or "simulator".
         skipped: True where the shards were there already and nothing was touched.
     """
 
-    output: Path
+    output: UPath
     rows: int
     organs: dict[str, dict[str, int]]
     quarantined: dict[str, int]
-    input: Path
+    input: UPath
     input_kind: str
     skipped: bool
 
 
-def resolve_input(config: IngestConfig) -> tuple[Path, str]:
+@dataclass(frozen=True)
+class _Listed:
+    """An input that was listed to its end. `name` stands for its items, their bytes and the settings."""
+
+    catalogue: Catalogue
+    kind: str
+    name: str
+
+
+def resolve_input(config: IngestConfig) -> tuple[UPath, str]:
     """Where the items are, and "archive" or "simulator".
 
     "auto" is the folder in `USFM_CORPUS`, else `../shared/corpus` where it exists, else the built-in
     simulator's archive beside the output (with the real DICOM files of the package pydicom).
     """
     if config.input != "auto":
-        return Path(config.input), "archive"
+        return locate(config.input), "archive"
     if corpus := os.environ.get(CORPUS_VARIABLE):
-        return Path(corpus), "archive"
+        return locate(corpus), "archive"
     if (NEIGHBOUR_CORPUS / MANIFEST_NAME).is_file():
-        return NEIGHBOUR_CORPUS, "archive"
-    return Path(config.output).parent / "simulated", "simulator"
+        return locate(NEIGHBOUR_CORPUS), "archive"
+    output = locate(config.output)
+    return (output.parent if is_local(output) else locate("runs")) / "simulated", "simulator"
 
 
 def plan(config: IngestConfig) -> dict[str, Any]:
@@ -114,22 +139,21 @@ def plan(config: IngestConfig) -> dict[str, Any]:
             "note": "the archive would be simulated first",
             "output": config.output,
         }
-    found = _listed(config, path)
-    chunks = make_chunks(found.items, config.items_per_chunk, config.prepare, config.split)
-    name = fingerprint(found, config.prepare, config.split, config.rows_per_shard)
-    return {
-        "input": path,
-        "kind": kind if kind == "simulator" else found.kind,
-        "items": len(found.items),
-        "refused_unread": len(found.rejected),
-        "ignored_files": found.ignored,
-        "organs": dict(sorted(Counter(item.organ for item in found.items).items())),
-        "suffixes": dict(sorted(Counter(Path(item.name).suffix.lower() for item in found.items).items())),
-        "chunks": len(chunks),
-        "output": config.output,
-        "fingerprint": name,
-        "up_to_date": existing(Path(config.output), name) is not None,
-    }
+    with _listed(config, path, Console()) as listed:
+        catalogue = listed.catalogue
+        organs = {organ: count for organ, count in catalogue.organs.items() if organ not in config.exclude_organs}
+        return {
+            "input": path,
+            "kind": kind if kind == "simulator" else listed.kind,
+            "items": catalogue.items,
+            "refused_unread": catalogue.refused,
+            "ignored_files": catalogue.ignored,
+            "organs": dict(sorted(organs.items())),
+            "suffixes": dict(sorted(catalogue.suffixes.items())),
+            "chunks": catalogue.chunk_count,
+            "output": config.output,
+            "up_to_date": existing(config.output, listed.name) is not None,
+        }
 
 
 def run(config: IngestConfig, console: Console) -> IngestResult:
@@ -143,81 +167,88 @@ def run(config: IngestConfig, console: Console) -> IngestResult:
         console.say(f"input        no corpus here; simulating an archive at {path}")
         from usfm.data.simulate import write_archive  # here, for it imports torch, which tasks do without
 
-        write_archive(path)
-    found = _listed(config, path)
-    kind = kind if kind == "simulator" else found.kind
-    output = Path(config.output)
-    console.say(f"input        {path} ({kind}, {len(found.items)} items)")
-    if found.ignored:
-        console.say(f"             {found.ignored} files that are not media were ignored")
-    name = fingerprint(found, config.prepare, config.split, config.rows_per_shard)
-    if (done := existing(output, name)) is not None:
-        console.say(f"up to date   {output} was made from these very items; nothing was touched")
-        return _report(output, done, path, kind, True, console)
+        write_archive(local_path(path))
+    with _listed(config, path, console) as listed:
+        kind = kind if kind == "simulator" else listed.kind
+        return _run(config, path, kind, listed, console)
+
+
+def _run(config: IngestConfig, path: UPath, kind: str, listed: _Listed, console: Console) -> IngestResult:
+    catalogue = listed.catalogue
+    output = _output(config)
+    console.say(f"input        {path} ({kind}, {catalogue.items} items)")
+    if catalogue.ignored:
+        console.say(f"             {catalogue.ignored} files that are not media were ignored")
+    if (done := existing(output, listed.name)) is not None:
+        console.say(f"up to date   {config.output} was made from these very items; nothing was touched")
+        return _report(config, done, path, kind, True, console)
     if (output / INDEX_NAME).exists():
-        console.say(f"rebuild      {output} was made from other items or another configuration")
+        console.say(f"rebuild      {config.output} was made from other items or another configuration")
 
-    chunks = make_chunks(found.items, config.items_per_chunk, config.prepare, config.split)
-    _read(config, chunks, output, console)
+    _read(config, catalogue, output, console)
     with console.stage("assemble"):
-        fragments = [fragment_path(output, chunk) for chunk in chunks]
-        made = assemble(fragments, output, name, config.rows_per_shard, found.rejected)
-    (output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    if not config.keep_fragments:
-        shutil.rmtree(output / FRAGMENTS, ignore_errors=True)
-    return _report(output, made, path, kind, False, console)
-
-
-def _listed(config: IngestConfig, path: Path) -> Found:
-    found = find_items(path, config.source)
-    unknown = sorted(set(config.exclude_organs) - {item.organ for item in found.items})
-    if unknown:
-        known = ", ".join(sorted({item.organ for item in found.items}))
-        raise DataError(f"exclude_organs names {', '.join(unknown)}; the input has {known}")
-    kept = [item for item in found.items if item.organ not in config.exclude_organs]
-    if not kept:
-        raise DataError(
-            f"no items in {path}; expected a {MANIFEST_NAME} or organ folders with images, clips or DICOM"
+        made = assemble(
+            catalogue.chunk_keys(),
+            output,
+            listed.name,
+            config.rows_per_shard,
+            catalogue.rejected(),
+            prepare=config.prepare,
+            split=config.split,
+            duplicates=config.duplicates,
         )
-    return replace(found, items=kept)
+    write_bytes(output / "config.yaml", config.to_yaml().encode())
+    if not config.keep_fragments:
+        remove_tree(output / FRAGMENTS)
+    return _report(config, made, path, kind, False, console)
 
 
-def _read(config: IngestConfig, chunks: Sequence[Chunk], output: Path, console: Console) -> None:
-    """Write the fragments that are missing, on the cluster."""
-    total = sum(len(chunk.items) for chunk in chunks)
-    missing = [chunk for chunk in chunks if not fragment_path(output, chunk).is_file()]
-    with console.stage("read", total, "items") as stage:
-        stage.to(total - sum(len(chunk.items) for chunk in missing))
-        if missing:
-            with connect(config.cluster, console.verbose):
-                for items in _stream(config, missing, output):
-                    stage.advance(items)
+@contextlib.contextmanager
+def _listed(config: IngestConfig, path: UPath, console: Console) -> Iterator[_Listed]:
+    """The catalogue of the input, on local disk for the length of a block."""
+    listing = list_items(path, config.source, config.source_options)
+    with tempfile.TemporaryDirectory(prefix="usfm-ingest-") as scratch:
+        catalogue = Catalogue(Path(scratch) / "catalogue.sqlite", listing.entries, config.exclude_organs)
+        with contextlib.closing(catalogue):
+            unknown = sorted(set(config.exclude_organs) - set(catalogue.organs))
+            if unknown:
+                known = ", ".join(sorted(catalogue.organs))
+                raise DataError(f"exclude_organs names {', '.join(unknown)}; the input has {known}")
+            if not catalogue.items:
+                raise DataError(
+                    f"no items in {path}; expected a {MANIFEST_NAME} or organ folders with images, clips or DICOM"
+                )
+            more = [config.rows_per_shard, config.duplicates.model_dump(), config.split.model_dump()]
+            more.append(keep_stamp(config.split.keep))
+            name = catalogue.cut(config.items_per_chunk, row_settings(config.prepare), more)
+            yield _Listed(catalogue, listing.kind, name)
 
 
-def _stream(config: IngestConfig, chunks: Sequence[Chunk], output: Path) -> Iterator[int]:
-    """Items of each finished chunk, as they finish."""
-    import ray.data  # after `connect` has set Ray's switches
-
-    settings = {"output": str(output.resolve()), "prepare_config": config.prepare, "split": config.split}
-    dataset = ray.data.from_items(
-        [{"chunk": chunk} for chunk in chunks], override_num_blocks=min(len(chunks), BLOCKS)
-    )
-    done = dataset.map_batches(_process, batch_size=1, batch_format="numpy", fn_kwargs=settings)
-    for row in done.iter_rows():
-        yield int(row["items"])
+def _output(config: IngestConfig) -> UPath:
+    """The output as every machine's tasks see it: local ones absolute."""
+    output = locate(config.output)
+    return output.resolve() if is_local(output) else output
 
 
-def _process(batch: Mapping[str, Any], **settings: Any) -> dict[str, list[int]]:
-    """Ray Data's side of `process_chunk`."""
-    cv2.setNumThreads(1)  # one CPU per task; Ray runs the tasks side by side
-    counts = []
-    for chunk in batch["chunk"]:
-        process_chunk(chunk, **settings)
-        counts.append(len(chunk.items))
-    return {"items": counts}
+def _read(config: IngestConfig, catalogue: Catalogue, output: UPath, console: Console) -> None:
+    """Write the fragments that are missing, on the cluster, one window of chunks after the other."""
+    chunks = catalogue.chunks()
+    with contextlib.ExitStack() as cluster, console.stage("read", catalogue.items, "items") as stage:
+        connected = False
+        while window := list(islice(chunks, WINDOW)):
+            missing = ingest_tasks.missing(window, output)
+            stage.advance(sum(len(chunk.items) for chunk in window) - sum(len(chunk.items) for chunk in missing))
+            if missing and not connected:
+                cluster.enter_context(connect(config.cluster, console.verbose))
+                connected = True
+            for items in ingest_tasks.stream(missing, output, config.prepare):
+                stage.advance(items)
 
 
-def _report(output: Path, made: Assembled, path: Path, kind: str, skipped: bool, console: Console) -> IngestResult:
+def _report(
+    config: IngestConfig, made: Assembled, path: UPath, kind: str, skipped: bool, console: Console
+) -> IngestResult:
+    output = locate(config.output)
     if not made.rows:
         raise DataError(f"not one item of {path} could be used; the reasons are in {output / QUARANTINE_NAME}")
     totals = [sum(counts[split] for counts in made.rows.values()) for split in SPLITS]
@@ -235,6 +266,8 @@ def _report(output: Path, made: Assembled, path: Path, kind: str, skipped: bool,
     if made.quarantined:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(made.quarantined.items()))
         console.say(f"quarantine   {kinds}; reasons in {output / QUARANTINE_NAME}")
+    if made.with_text:
+        console.say(f"text         {made.with_text} rows have burned-in text; look at {output / TEXT_NAME}")
     return IngestResult(output, rows, made.rows, made.quarantined, path, kind, skipped)
 
 

@@ -15,9 +15,10 @@ from ray_jobs.job import recipe_path
 from ray_jobs.pretrain import PretrainJobConfig
 from usfm.config import load_config
 from usfm.data.assemble import assemble
-from usfm.data.fragments import fragment_path, make_chunks, process_chunk
+from usfm.data.catalogue import Catalogue
+from usfm.data.fragments import process_chunk, row_settings
 from usfm.data.simulate import write_archive
-from usfm.data.sources.table import find_items
+from usfm.data.sources.table import list_items
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 from usfm.train.pretrain import local_feed, pretrain
@@ -63,12 +64,22 @@ def used_folder(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A folder in which a user has ingested, pre-trained, fine-tuned and exported a little, without Ray."""
     folder = tmp_path_factory.mktemp("used")
     shards, run_dir = folder / "runs" / "shards", folder / "runs" / "pretrain_tiny"
-    config, found = IngestConfig(), find_items(archive)
-    chunks = make_chunks(found.items, config.items_per_chunk, config.prepare, config.split)
-    for chunk in chunks:
-        process_chunk(chunk, shards, config.prepare, config.split)
-    fragments = [fragment_path(shards, chunk) for chunk in chunks]
-    assemble(fragments, shards, "readme", config.rows_per_shard, found.rejected)
+    config = IngestConfig()
+    listed = Catalogue(folder / "catalogue.sqlite", list_items(archive).entries)
+    listed.cut(config.items_per_chunk, row_settings(config.prepare))
+    for chunk in listed.chunks():
+        process_chunk(chunk, shards, config.prepare)
+    assemble(
+        listed.chunk_keys(),
+        shards,
+        "readme",
+        config.rows_per_shard,
+        listed.rejected(),
+        prepare=config.prepare,
+        split=config.split,
+        duplicates=config.duplicates.model_copy(update={"near": False}),  # simulated hearts look alike
+    )
+    listed.close()
 
     values = [f"data.shards={shards}", f"run_dir={run_dir}"]
     job = load_config(PretrainJobConfig, recipe_path("pretrain_tiny"), values)

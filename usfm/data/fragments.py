@@ -1,30 +1,40 @@
 """Fragments: the finished rows and refusals of one chunk of items, one file each, named by their content.
 
 A chunk's key is a hash of everything its rows depend on, so a file that exists is finished and right: a
-killed ingest goes on where it was, and nothing needs a lock or a journal.
+killed ingest goes on where it was, and nothing needs a lock or a journal. Fragments lie beside the shards, on any
+location that all machines see.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from upath import UPath
 
 from usfm.config import Config
-from usfm.data.prepare import DEFAULT_GROUP_KEY, GROUP_KEY_VARIABLE, PrepareConfig, Row, prepare
+from usfm.data.location import Location, locate, write_bytes, writing
+from usfm.data.prepare import GROUP_KEY_VARIABLE, PrepareConfig, Row, prepare
 from usfm.data.schema import ROW_SCHEMA, Item, Rejected
-from usfm.data.sources.table import Found
-from usfm.data.split import SplitConfig
+from usfm.data.stamps import digest
 
-__all__ = ["FRAGMENTS", "Chunk", "fingerprint", "fragment_path", "make_chunks", "process_chunk", "read_fragment"]
+__all__ = [
+    "FRAGMENTS",
+    "FRAGMENT_SCHEMA",
+    "Chunk",
+    "fragment_path",
+    "process_chunk",
+    "read_fragment",
+    "row_settings",
+]
 
 FRAGMENTS = "fragments"
+FRAGMENT_SCHEMA = ROW_SCHEMA.append(pa.field("official_split", pa.string()))
+"""A row as it waits for its shard: what decides its split travels with it and is dropped there."""
 MAX_TRIES = 3
-INGEST_VERSION = 2
+INGEST_VERSION = 3
 """Raise it when the same files and configuration would give other rows."""
 
 
@@ -36,104 +46,89 @@ class Chunk:
     items: tuple[Item, ...]
 
 
-def make_chunks(items: Sequence[Item], size: int, prepare_config: PrepareConfig, split: SplitConfig) -> list[Chunk]:
-    """Cut the items, in order, into chunks of at most `size`."""
-    settings = _settings(prepare_config, split)
-    chunks = []
-    for start in range(0, len(items), size):
-        part = tuple(items[start : start + size])
-        chunks.append(Chunk(_hash([settings, *map(identity, part)]), part))
-    return chunks
+def row_settings(config: Config) -> str:
+    """A hash of all that decides an item's rows beside the item itself, the key of patient groups included."""
+    group_key = os.environ.get(GROUP_KEY_VARIABLE, "")
+    return digest([INGEST_VERSION, config.model_dump(), digest(["group key", group_key])])
 
 
-def fingerprint(found: Found, prepare_config: PrepareConfig, split: SplitConfig, rows_per_shard: int) -> str:
-    """Names an ingest: equal fingerprints mean equal shards. It knows nothing of where the archive lies."""
-    parts = [_settings(prepare_config, split), rows_per_shard, [asdict(r) for r in found.rejected]]
-    return _hash([*parts, *map(identity, found.items)])
-
-
-def identity(item: Item) -> list[object]:
-    """What an item says and which bytes it means: SHA-256 where it is stated, else size and time of change."""
-    values = {key: value for key, value in asdict(item).items() if key not in ("path", "mask_path")}
-    stated = bool(item.sha256)
-    return [values, _stamp(item.path, stated), _stamp(item.mask_path, False) if item.mask_path else None]
-
-
-def process_chunk(chunk: Chunk, output: str | Path, prepare_config: PrepareConfig, split: SplitConfig) -> int:
+def process_chunk(chunk: Chunk, output: Location, config: PrepareConfig) -> int:
     """Prepare a chunk's items and write its fragment atomically.
-
-    A file can crash a decoder and take the whole process with it. So each item is noted in `<key>.tries`
-    before it is read; one that was begun `MAX_TRIES` times and never finished is refused without reading.
 
     Returns:
         The number of rows.
     """
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    path = fragment_path(output, chunk)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tries = path.with_suffix(".tries")
-    crashed = _crashed(tries)
+    path = fragment_path(output, chunk.key)
+    tries = _Tries(path.with_suffix(".tries"))
     for number, item in enumerate(chunk.items):
-        if number in crashed:
+        if tries.hopeless(number):
             reason = f"its decoder crashed {MAX_TRIES} times (the process ended); the file was not read again"
             rejected.append(Rejected(item.name, item.source, "file", reason))
             continue
-        with tries.open("a") as stream:
-            stream.write(f"begin {number}\n")
-        new_rows, new_rejected = prepare(item, prepare_config)
-        rows += new_rows
+        tries.begin(number)
+        new_rows, new_rejected = prepare(item, config)
+        rows += ({**row, "official_split": item.official_split} for row in new_rows)
         rejected += new_rejected
-        with tries.open("a") as stream:
-            stream.write(f"end {number}\n")
+        tries.end(number)
     metadata = {"rejected": json.dumps([asdict(entry) for entry in rejected])}
-    table = pa.Table.from_pylist(rows, ROW_SCHEMA).replace_schema_metadata(metadata)
-    partial = path.with_suffix(f".{os.getpid()}.partial")  # two tries of one task never share a file
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    table = pa.Table.from_pylist(rows, FRAGMENT_SCHEMA).replace_schema_metadata(metadata)
+    with writing(path) as stream, pa.ipc.new_file(stream, table.schema) as writer:
         writer.write_table(table)
-    os.replace(partial, path)
-    tries.unlink(missing_ok=True)
+    tries.forget()
     return len(rows)
 
 
-def fragment_path(output: str | Path, chunk: Chunk) -> Path:
+def fragment_path(output: Location, key: str) -> UPath:
     """Where a chunk's fragment lies."""
-    return Path(output) / FRAGMENTS / f"{chunk.key}.arrow"
+    return locate(output) / FRAGMENTS / f"{key}.arrow"
 
 
-def read_fragment(path: Path) -> tuple[pa.Table, list[Rejected]]:
-    """Rows (memory-mapped, not copied) and refusals of a fragment."""
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def read_fragment(path: UPath) -> tuple[pa.Table, list[Rejected]]:
+    """Rows of `FRAGMENT_SCHEMA` and refusals of a fragment; a local one is memory-mapped, not copied."""
+    source = pa.memory_map(str(path)) if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+    table = pa.ipc.open_file(source).read_all()
     entries = json.loads(table.schema.metadata[b"rejected"])
     return table, [Rejected(**entry) for entry in entries]
 
 
-def _crashed(tries: Path) -> set[int]:
-    """Numbers of the items that were begun `MAX_TRIES` times more often than they ended."""
-    lines = tries.read_text().split("\n") if tries.is_file() else []
-    open_tries: Counter[int] = Counter()
-    for line in lines:
-        word, _, number = line.partition(" ")
-        if number.isdigit():
-            open_tries[int(number)] += 1 if word == "begin" else -1
-    return {number for number, count in open_tries.items() if count >= MAX_TRIES}
+class _Tries:
+    """Which items of a chunk were being read when the process ended.
 
+    A file can crash a decoder and take the whole process with it. The first try of a chunk leaves one note; only
+    a chunk that finds such a note (so its process ended half-way) notes every item before and after reading. An
+    item that was begun `MAX_TRIES` times like that and never finished is hopeless. On an object store this costs
+    one small put and one delete per chunk.
+    """
 
-def _settings(prepare_config: Config, split: Config) -> list[object]:
-    key = os.environ.get(GROUP_KEY_VARIABLE, DEFAULT_GROUP_KEY)
-    return [INGEST_VERSION, prepare_config.model_dump(), split.model_dump(), _hash(["group key", key])]
+    def __init__(self, path: UPath) -> None:
+        self._path = path
+        self._open: Counter[int] = Counter()
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            self._careful = True
+            self._open.update({int(k): int(n) for k, n in (line.split() for line in lines)})
+        except FileNotFoundError:
+            self._careful = False
+        self._write()
 
+    def hopeless(self, number: int) -> bool:
+        return self._open[number] >= MAX_TRIES
 
-def _stamp(path: str, content_known: bool) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_size] if content_known else [status.st_size, status.st_mtime_ns]
+    def begin(self, number: int) -> None:
+        self._open[number] += 1
+        if self._careful:
+            self._write()
 
+    def end(self, number: int) -> None:
+        del self._open[number]
+        if self._careful:
+            self._write()
 
-def _hash(parts: Iterable[object]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        text = "".join(f"{number} {count}\n" for number, count in sorted(self._open.items()))
+        write_bytes(self._path, text.encode())

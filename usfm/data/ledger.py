@@ -1,12 +1,11 @@
 """The ledger of licences and provenance: which rows came from where, under which terms."""
 
-import csv
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
+
+from usfm.data.location import Location, locate, write_bytes, write_table
 
 __all__ = ["LEDGER_CSV", "LEDGER_JSON", "Ledger", "licence_flags"]
 
@@ -34,7 +33,7 @@ class _Entry:
     organs: dict[str, int] = field(default_factory=dict)  # rows by organ
     items: int = 0
     rows: int = 0
-    bytes: int = 0  # of images and masks as stored
+    bytes: int = 0  # of images, masks and pairs as stored
 
 
 class Ledger:
@@ -73,17 +72,13 @@ class Ledger:
                 flags[flag]["rows"] += entry["rows"]
         return {"sources": sources, "licences": dict(sorted(licences.items())), "flags": flags}
 
-    def write(self, output: Path) -> None:
+    def write(self, output: Location) -> None:
         """Write `ledger.json` and `ledger.csv`, each atomically."""
-        document = self.document()
-        partial = output / (LEDGER_JSON + ".partial")
-        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, output / LEDGER_JSON)
-        partial = output / (LEDGER_CSV + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as stream:
-            table = csv.writer(stream, lineterminator="\n")
-            table.writerow(_COLUMNS)
-            for entry in document["sources"]:
-                flat = {**entry, "flags": " ".join(entry["flags"]), "organs": " ".join(entry["organs"])}
-                table.writerow([flat[name] for name in _COLUMNS])
-        os.replace(partial, output / LEDGER_CSV)
+        document, folder = self.document(), locate(output)
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        write_bytes(folder / LEDGER_JSON, text.encode())
+        lines = [
+            {**entry, "flags": " ".join(entry["flags"]), "organs": " ".join(entry["organs"])}
+            for entry in document["sources"]
+        ]
+        write_table(folder / LEDGER_CSV, _COLUMNS, ([line[name] for name in _COLUMNS] for line in lines))
