@@ -10,7 +10,15 @@ from typing import Any
 from usfm.config import Config
 from usfm.errors import EnvironmentProblem
 
-__all__ = ["RAY_ENVIRONMENT", "ClusterConfig", "connect", "quiet_loggers", "require", "set_environment"]
+__all__ = [
+    "RAY_ENVIRONMENT",
+    "ClusterConfig",
+    "connect",
+    "quiet_loggers",
+    "require",
+    "set_environment",
+    "set_token",
+]
 
 RAY_ENVIRONMENT = {
     # Checked with Ray 2.60. Each is set only where the user has not set it.
@@ -53,6 +61,14 @@ def set_environment() -> None:
         os.environ.setdefault(key, value)
 
 
+def set_token() -> None:
+    """A token for clusters that this process starts; must run before `import ray`, which reads it once."""
+    # said, since the default differs between ray.init, ray start and clients; a joined cluster has its own
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # for the life of the process: a second cluster here must get the same
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
 @contextlib.contextmanager
 def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
     """Join or start Ray for the length of a block; joins the one that already runs in this process.
@@ -65,10 +81,7 @@ def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
-        # said, since the default differs between ray.init, ray start and clients; a joined cluster has its own
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # for the life of the process: Ray reads it once, and a second cluster here must get the same
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        set_token()
     import ray  # the switches above are read at import
 
     if ray.is_initialized():

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 from shard_factory import write_small_shards
 
+from ray_jobs.cluster import set_environment, set_token
 from usfm.data.simulate import write_archive
+
+# before any test module can import ray, which reads its switches once
+set_environment()
+set_token()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_COUNTS = {

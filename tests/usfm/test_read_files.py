@@ -3,6 +3,7 @@
 import csv
 import functools
 import gzip
+import itertools
 import os
 import socket
 import struct
@@ -22,9 +23,10 @@ from media_factory import RAMP, clip, dicom, still
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from upath import UPath
 
+from usfm.data import patience
 from usfm.data.readers import decode
 from usfm.data.readers.decode import HEAD_BYTES, beside, file_bytes, read_bytes, read_frames, sniff
-from usfm.errors import UnreadableFile
+from usfm.errors import EnvironmentProblem, UnreadableFile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -173,7 +175,7 @@ READ_ALL = """
 import resource, sys
 from pathlib import Path
 from usfm.data.readers.decode import read_bytes, read_frames
-from usfm.errors import UnreadableFile
+from usfm.errors import EnvironmentProblem, UnreadableFile
 for path in sorted(Path(sys.argv[1]).glob("warm*")):  # loads every codec
     read_frames(path)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -267,3 +269,25 @@ def test_stream_of_bytes_and_path_agree(tmp_path: Path) -> None:
     (tmp_path / "a.avi").write_bytes(stream.getvalue())
     apart = zip(read_bytes(stream.getvalue()), read_frames(tmp_path / "a.avi"), strict=True)
     assert all(np.array_equal(one.pixels, other.pixels) for one, other in apart)
+
+
+def test_a_storage_that_does_not_answer_is_no_reason_to_refuse_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = UPath("memory://away/x.png")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"here")
+    answers = iter([ConnectionError("reset"), ConnectionError("refused")])
+    whole = type(place.fs).open
+
+    def opened(fs, path, *args, **kwargs):
+        if (error := next(answers, None)) is not None:
+            raise error
+        return whole(fs, path, *args, **kwargs)
+
+    monkeypatch.setattr(type(place.fs), "open", opened)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    assert file_bytes(place) == b"here"
+    answers = iter(lambda: ConnectionError("refused"), None)
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr(patience.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(EnvironmentProblem, match="could not be read for 120 s: refused"):
+        file_bytes(place)

@@ -10,9 +10,10 @@ import pytest
 from shard_factory import row
 from upath import UPath
 
-from usfm.data import shard_cache
+from usfm.data import patience
+from usfm.data.patience import patiently
 from usfm.data.schema import ROW_SCHEMA
-from usfm.data.shard_cache import ShardCache, patiently
+from usfm.data.shard_cache import ShardCache
 from usfm.data.shard_reader import CacheConfig, ShardReader
 from usfm.data.shards import ShardIndex, write_index, write_shard
 from usfm.data.shares import SamplingConfig
@@ -179,8 +180,8 @@ def test_the_cache_keeps_to_its_limit(remote: UPath, tmp_path: Path) -> None:
 def test_a_storage_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     clock = iter(range(1000))
-    monkeypatch.setattr(shard_cache.time, "sleep", waits.append)
-    monkeypatch.setattr(shard_cache.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    monkeypatch.setattr(patience.time, "monotonic", lambda: float(next(clock)))
     answers = iter([OSError("503 slow down"), TimeoutError("timed out"), b"shard"])
 
     def read() -> bytes:

@@ -30,7 +30,7 @@ class Item:
         name: `path` relative to the archive's root, with forward slashes; part of every row id.
         organ: organ name in the source's words, lower case with underscores.
         label: the source's own label, "" where there is none.
-        mask_path: the mask file (or the table that holds it), "" where there is none.
+        mask_path: the mask file (or the table that holds it), several as "a|b", "" where there is none.
         mask_kind: how to read the mask (see `usfm.data.readers.label_masks`), "" without a mask.
         group: patient, volunteer or clip; splits never cut a group. "" or "unknown..." = not known.
         spacing_mm: pixel size of the file's image, None where unknown.

@@ -8,53 +8,23 @@ machine: one fetches, the others wait for it. The files used longest ago go when
 import fcntl
 import getpass
 import hashlib
-import logging
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from upath import UPath
 
-from usfm.errors import EnvironmentProblem, ShardError
+from usfm.data.patience import PATIENCE_S, patiently
+from usfm.errors import ShardError
 
-__all__ = ["ShardCache", "default_folder", "patiently"]
+__all__ = ["ShardCache", "default_folder"]
 
-T = TypeVar("T")
-log = logging.getLogger(__name__)
-PATIENCE_S = 120.0
 BLOCK = 8 << 20
 
 
 def default_folder() -> Path:
     """A folder of this user beside the machine's other temporary files."""
     return Path(tempfile.gettempdir()) / f"usfm-shards-{getpass.getuser()}"
-
-
-def patiently(action: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
-    """Do something with a storage that may be away for a while: try again, ever more slowly.
-
-    A file that is not there is no such case and passes through at once.
-
-    Raises:
-        EnvironmentProblem: the storage did not answer for `patience_s`.
-    """
-    deadline, pause = time.monotonic() + patience_s, 0.5
-    while True:
-        try:
-            return action()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise
-        except (OSError, TimeoutError) as error:
-            if time.monotonic() + pause > deadline:
-                raise EnvironmentProblem(
-                    f"{what} could not be read for {patience_s:.0f} s: {error}; check the storage and start again"
-                ) from error
-            log.warning("%s: %s; trying again in %.1f s", what, error, pause)
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
 
 
 class ShardCache:

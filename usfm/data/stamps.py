@@ -68,7 +68,8 @@ def identity(item: Item, stamps: Stamps) -> list[object]:
     """What an item says and which bytes it means; knows nothing of where the archive lies."""
     places = ("path", "mask_path", "pair_path")
     values = {key: value for key, value in asdict(item).items() if key not in places}
-    beside = [stamps.of(path) if path else None for path in (item.mask_path, item.pair_path)]
+    # a mask may be several files, "a|b"
+    beside = [[stamps.of(path) for path in paths.split("|") if path] for paths in (item.mask_path, item.pair_path)]
     return [values, stamps.of(item.path, bool(item.sha256)), *beside]
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from upath import UPath
 
 from usfm.data.location import Location, is_local, locate
+from usfm.data.patience import patiently
 from usfm.data.readers.clips import CLIP_SUFFIXES, open_clip
 from usfm.data.readers.dicom import open_dicom
 from usfm.data.readers.frames import EVENLY, Frame, FrameSelection
@@ -20,7 +21,7 @@ from usfm.data.readers.stack import Stack, take
 from usfm.data.readers.stills import STILL_SUFFIXES, open_still
 from usfm.data.readers.volume_headers import Sidecar
 from usfm.data.readers.volumes import VOLUME_SUFFIXES, open_volume
-from usfm.errors import DataError, UnreadableFile
+from usfm.errors import DataError, EnvironmentProblem, UnreadableFile
 
 __all__ = [
     "CLIP_SUFFIXES",
@@ -66,14 +67,13 @@ def file_bytes(path: Location) -> bytes:
 
     Raises:
         UnreadableFile: it is missing, no regular file, cannot be read, or is larger than `MAX_FILE_BYTES`.
+        EnvironmentProblem: a storage does not answer: that says nothing of the file, so it must not be refused.
     """
     try:
         place = locate(path)
-        size = _size(place)
-        if size <= MAX_FILE_BYTES:
-            with place.open("rb") as stream:
-                data: bytes = stream.read(MAX_FILE_BYTES + 1)  # a file can grow, or state no size
-            size = len(data)
+        data = _read(place) if is_local(place) else patiently(lambda: _read(place), str(place))
+    except EnvironmentProblem:
+        raise
     except FileNotFoundError:
         raise UnreadableFile("the file is missing") from None
     except OSError as error:
@@ -84,10 +84,6 @@ def file_bytes(path: Location) -> bytes:
         raise UnreadableFile(str(error)) from None
     except Exception as error:  # a boundary as well: every kind of store raises errors of its own
         raise UnreadableFile(f"the file cannot be read: {type(error).__name__}: {_line(error)}") from None
-    if size > MAX_FILE_BYTES:
-        raise UnreadableFile(
-            f"the file has {size / 2**30:.1f} GiB; at most {MAX_FILE_BYTES / 2**30:.3g} GiB are read"
-        )
     return data
 
 
@@ -154,6 +150,20 @@ def _boundary(kind: str) -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _read(place: UPath) -> bytes:
+    size = _size(place)
+    data = b""
+    if size <= MAX_FILE_BYTES:
+        with place.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)  # a file can grow, or state no size
+        size = len(data)
+    if size > MAX_FILE_BYTES:
+        raise UnreadableFile(
+            f"the file has {size / 2**30:.1f} GiB; at most {MAX_FILE_BYTES / 2**30:.3g} GiB are read"
+        )
+    return data
 
 
 def _size(place: UPath) -> int:
