@@ -14,6 +14,7 @@ Block k of a worker holds its lanes of the k-th group of `steps_per_block` steps
 """
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ import pyarrow as pa
 import ray.data
 import torch
 from ray.data import DataContext, ExecutionResources
+from ray.data._internal.execution.execution_callback import ExecutionCallback  # the type that the context wants
 
 from ray_jobs.blocks import BlockPlan, BlockReader, cut
 from usfm.data.stream import Arrays, ImageStream
@@ -32,6 +34,7 @@ from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 __all__ = ["worker_feed"]
 
 FIRST_WINDOW, LAST_WINDOW = 32, 512  # blocks; the first is small, so that the first batch comes soon
+PACE_S = 0.02
 STORE_SHARE = 0.5  # of the object store, for all workers together; the rest is left to checkpoints and others
 TASK_CPUS = 1.0  # a quarter would start four processes a core, and their start is what delays the first batch
 
@@ -91,10 +94,23 @@ def _blocks(plan: BlockPlan, world_size: int) -> Iterator[pa.Table]:
                     break
 
 
+class _Pace(ExecutionCallback):  # type: ignore[misc]
+    """Lets Ray Data's scheduling loop rest between its steps.
+
+    While a task holds a block that the consumer has no room for, the loop of Ray 2.60 spins (its wait returns at
+    once), in the train worker's own process: it eats a core and, worse, the decoding threads queue for the
+    interpreter behind it. Blocks take some tenths of a second to consume, so a rest costs nothing.
+    """
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(PACE_S)
+
+
 def _open(plan: BlockPlan, first: int, count: int, world_size: int) -> tuple[pa.Table, Iterator[pa.Table]]:
     """Start a window; returns when its first block is there."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [_Pace]
     options = context.execution_options
     options.preserve_order = True
     total = ray.cluster_resources()

@@ -1,8 +1,7 @@
 """Grey images as they are stored: PNG or JPEG bytes in a binary column, and back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from usfm.errors import ShardError
 
-__all__ = ["decode_grey", "encode_grey", "try_decode", "values"]
+__all__ = ["binary_column", "decode_grey", "encode_grey", "try_decode", "values"]
 
 
 def encode_grey(pixels: npt.NDArray[np.uint8], encoding: str, jpeg_quality: int = 95) -> bytes:
@@ -48,12 +47,22 @@ def try_decode(data: memoryview) -> npt.NDArray[np.uint8] | None:
         return None
 
 
-def values(column: pa.Array | pa.ChunkedArray) -> Iterator[memoryview]:
-    """The values of a binary column, without copies."""
+def values(column: pa.Array | pa.ChunkedArray, rows: npt.NDArray[np.int64] | None = None) -> Iterator[memoryview]:
+    """The values of a binary column without nulls, without copies: all, or those of some rows (of an array)."""
     for array in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         if not len(array):
             continue
-        _, offsets, values = array.buffers()
-        ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1].tolist()
-        data = memoryview(values if values is not None else b"")
-        yield from (data[start:end] for start, end in pairwise(ends))
+        _, offsets, data = array.buffers()
+        ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+        chosen = slice(None) if rows is None else rows
+        whole = memoryview(data if data is not None else b"")
+        for start, end in zip(ends[:-1][chosen].tolist(), ends[1:][chosen].tolist(), strict=True):
+            yield whole[start:end]
+
+
+def binary_column(encoded: Sequence[memoryview]) -> pa.Array:
+    """A binary column of some values, copied once."""
+    ends = np.zeros(len(encoded) + 1, np.int32)
+    np.cumsum([len(value) for value in encoded], out=ends[1:])
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.binary(), len(encoded), buffers)

@@ -5,7 +5,7 @@ replaced by another row of the same organ, by a rule that depends on the sample 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from usfm.config import Config
-from usfm.data.codec import decode_grey, try_decode, values
+from usfm.data.codec import binary_column, decode_grey, try_decode, values
 from usfm.data.sampling import SamplePlan, Samples
 from usfm.data.shard_reader import CacheConfig, ShardReader
 from usfm.data.shards import ShardFile, ShardIndex
@@ -129,13 +129,16 @@ class ImageStream:
         replaced = np.zeros_like(at.index)
         for places, tape, shard in _by_shard(at):
             column = self._column(self._tapes[tape][shard], "image")
-            for place, row in zip(places.tolist(), at.row[places].tolist(), strict=True):
-                if column is None:
-                    encoded[place], replaced[place] = self._stand_in(tape, shard, row), 1
-                else:
-                    encoded[place] = memoryview(column[row].as_buffer())
-        columns = [at.index, self._organ_of_tape[at.tape], replaced, pa.array(encoded, pa.binary())]
-        return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=FETCHED)
+            rows = at.row[places]
+            if column is None:
+                replaced[places] = 1
+                found: Iterable[memoryview] = (self._stand_in(tape, shard, row) for row in rows.tolist())
+            else:
+                found = values(column, rows)
+            for place, value in zip(places.tolist(), found, strict=True):
+                encoded[place] = value
+        numbers = [pa.array(column) for column in (at.index, self._organ_of_tape[at.tape], replaced)]
+        return pa.RecordBatch.from_arrays([*numbers, binary_column(encoded)], schema=FETCHED)
 
     def decode(self, rows: pa.RecordBatch | pa.Table) -> Arrays:
         """Decode what `fetch` gave.
@@ -234,9 +237,12 @@ def _of_process(config_json: str, seed: int) -> ImageStream:
 
 def _by_shard(at: Samples) -> Iterator[tuple[Ints, int, int]]:
     """Places of the samples that lie in each shard, with its tape and number."""
-    key = np.stack([at.tape, at.shard])
-    for tape, shard in np.unique(key, axis=1).T:
-        yield np.flatnonzero((at.tape == tape) & (at.shard == shard)), int(tape), int(shard)
+    order = np.lexsort((at.shard, at.tape))
+    tape, shard = at.tape[order], at.shard[order]
+    cuts = np.flatnonzero((np.diff(tape) != 0) | (np.diff(shard) != 0)) + 1
+    for places in np.split(order, cuts):
+        if len(places):
+            yield places, int(at.tape[places[0]]), int(at.shard[places[0]])
 
 
 def micro_batch_indices(step: int, lane: int, lanes: int, micro_size: int) -> Ints:
