@@ -33,7 +33,7 @@ from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 
 __all__ = ["worker_feed"]
 
-FIRST_WINDOW, LAST_WINDOW = 32, 512  # blocks; the first is small, so that the first batch comes soon
+WINDOWS = (32, 512)  # blocks of the first and of the largest window; the first batch must come soon
 PACE_S = 0.02
 STORE_SHARE = 0.5  # of the object store, for all workers together; the rest is left to checkpoints and others
 TASK_CPUS = 1.0  # a quarter would start four processes a core, and their start is what delays the first batch
@@ -80,12 +80,12 @@ def _tensors(arrays: Arrays) -> MicroBatch:
 def _blocks(plan: BlockPlan, world_size: int) -> Iterator[pa.Table]:
     """All blocks in order, window by window; the next window is started while one is consumed."""
     with ThreadPoolExecutor(1, thread_name_prefix="next-window") as pool:
-        first, length = 0, FIRST_WINDOW
+        first, length = 0, WINDOWS[0]
         opened = pool.submit(_open, plan, first, min(length, plan.blocks - first), world_size)
         while first < plan.blocks:
             count = min(length, plan.blocks - first)
             block, rest = opened.result()
-            first, length = first + count, min(length * 2, LAST_WINDOW)
+            first, length = first + count, min(length * 2, WINDOWS[1])
             for seen in itertools.count(1):
                 if seen == count - count // 4 and first < plan.blocks:
                     opened = pool.submit(_open, plan, first, min(length, plan.blocks - first), world_size)

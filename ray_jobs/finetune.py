@@ -11,6 +11,7 @@ from pydantic import Field
 from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
 from ray_jobs.console import Console
+from usfm.data import location
 from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
 from usfm.train.finetune import SCRATCH, FinetuneConfig, finetune
@@ -41,7 +42,7 @@ class FinetuneJobConfig(FinetuneConfig):
 
 def absolute(config: FinetuneConfig) -> FinetuneConfig:
     """The same run with absolute folders: workers have other working directories."""
-    folders = {"run_dir": str(Path(config.run_dir).absolute()), "shards": str(Path(config.shards).absolute())}
+    folders = {"run_dir": str(Path(config.run_dir).absolute()), "shards": location.absolute(config.shards)}
     if config.init != SCRATCH:
         folders["init"] = str(Path(config.init).absolute())
     return config.model_copy(update=folders)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +31,7 @@ from usfm.data.catalogue import Catalogue
 from usfm.data.cleaning.hashes import DuplicateConfig
 from usfm.data.fragments import FRAGMENTS, row_settings
 from usfm.data.location import is_local, local_path, locate, remove_tree, write_bytes
-from usfm.data.prepare import PrepareConfig
+from usfm.data.prepare import GROUP_KEY_VARIABLE, PrepareConfig
 from usfm.data.row_table import keep_stamp
 from usfm.data.schema import SPLITS
 from usfm.data.shards import INDEX_NAME
@@ -177,6 +178,11 @@ def _run(config: IngestConfig, path: UPath, kind: str, listed: _Listed, console:
     catalogue = listed.catalogue
     output = _output(config)
     console.say(f"input        {path} ({kind}, {catalogue.items} items)")
+    if not os.environ.get(GROUP_KEY_VARIABLE):
+        console.say(
+            f"privacy      {GROUP_KEY_VARIABLE} is not set: stated groups are stored as they are, patients of "
+            "DICOM files under a hash that others can compute; set a secret for data of patients"
+        )
     if catalogue.ignored:
         console.say(f"             {catalogue.ignored} files that are not media were ignored")
     if (done := existing(output, listed.name)) is not None:
@@ -215,8 +221,11 @@ def _listed(config: IngestConfig, path: UPath, console: Console) -> Iterator[_Li
                 known = ", ".join(sorted(catalogue.organs))
                 raise DataError(f"exclude_organs names {', '.join(unknown)}; the input has {known}")
             if not catalogue.items:
+                reasons = Counter(entry.reason for entry in catalogue.rejected()).most_common(3)
+                told = "".join(f"\n  {count} x {reason}" for reason, count in reasons)
                 raise DataError(
-                    f"no items in {path}; expected a {MANIFEST_NAME} or organ folders with images, clips or DICOM"
+                    f"no items in {path}; expected a {MANIFEST_NAME} or organ folders with images, clips or "
+                    f"DICOM{told}"
                 )
             more = [config.rows_per_shard, config.duplicates.model_dump(), config.split.model_dump()]
             more.append(keep_stamp(config.split.keep))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import cv2
 from upath import UPath
@@ -29,7 +30,7 @@ def stream(chunks: Sequence[Chunk], output: UPath, config: PrepareConfig) -> Ite
         return
     import ray.data  # after `connect` has set Ray's switches
 
-    settings = {"output": str(output), "config": config, "settings": row_settings(config)}
+    settings = {"output": str(output), "config": config, "settings": row_settings(config), "run": uuid4().hex}
     dataset = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
     # Ray Data starts a task again as often as its process dies; `process_chunk` refuses what kills it
     done = dataset.map_batches(process, batch_size=1, batch_format="numpy", fn_kwargs=settings)
@@ -37,7 +38,9 @@ def stream(chunks: Sequence[Chunk], output: UPath, config: PrepareConfig) -> Ite
         yield int(row["items"])
 
 
-def process(batch: Mapping[str, Any], output: str, config: PrepareConfig, settings: str) -> dict[str, list[int]]:
+def process(
+    batch: Mapping[str, Any], output: str, config: PrepareConfig, settings: str, run: str
+) -> dict[str, list[int]]:
     """Ray Data's side of `process_chunk`."""
     cv2.setNumThreads(1)  # one CPU per task; Ray runs the tasks side by side
     if row_settings(config) != settings:
@@ -47,6 +50,6 @@ def process(batch: Mapping[str, Any], output: str, config: PrepareConfig, settin
         )
     counts = []
     for chunk in batch["chunk"]:
-        process_chunk(chunk, output, config)
+        process_chunk(chunk, output, config, run)
         counts.append(len(chunk.items))
     return {"items": counts}

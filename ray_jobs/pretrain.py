@@ -11,6 +11,7 @@ from pydantic import Field
 from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
 from ray_jobs.console import Console, Stage, following
+from usfm.data.location import absolute
 from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
@@ -73,7 +74,7 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
         UsfmError: a worker failed more often than `max_failures`.
     """
     run_dir = Path(config.run_dir).absolute()
-    shards = str(Path(config.data.shards).absolute())  # workers have other working directories
+    shards = absolute(config.data.shards)  # workers have other working directories
     config = config.model_copy(
         update={"run_dir": str(run_dir), "data": config.data.model_copy(update={"shards": shards})}
     )

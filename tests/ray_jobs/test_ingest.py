@@ -152,7 +152,7 @@ def test_a_file_that_crashes_its_decoder_is_quarantined(
     assert result.rows == 2
     (entry,) = read_quarantine(result.output)
     assert entry.name == "carotid/carotid_0001.gif"
-    assert entry.reason == "its decoder crashed 3 times (the process ended); the file was not read again"
+    assert entry.reason.startswith("the process ended 3 times while it was read")
 
 
 @pytest.mark.ray

@@ -6,6 +6,7 @@ import pytest
 from upath import UPath
 
 from usfm.data.location import (
+    absolute,
     files_below,
     is_local,
     local_path,
@@ -139,3 +140,10 @@ def test_stamps_ask_once_per_folder(memory: UPath, monkeypatch: pytest.MonkeyPat
     sizes = [stamps.of(str(memory / f"{number % 3}" / f"{number}.png"))[0] for number in range(30)]
     assert sizes == list(range(30))
     assert sorted(asked) == [f"/bucket/shards/{folder}" for folder in range(3)]
+
+
+def test_places_for_other_processes_are_absolute_and_urls_stay() -> None:
+    assert absolute("runs/shards") == str(Path("runs/shards").absolute())
+    assert absolute("/data/x") == "/data/x"
+    assert absolute("s3://bucket/shards") == "s3://bucket/shards"
+    assert absolute("zip://::/data/x.zip") == "zip://::/data/x.zip"

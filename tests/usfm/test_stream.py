@@ -1,6 +1,7 @@
 """The stream from shards: damage, remote shards, sources within organs."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from usfm.data.shard_cache import ShardCache
 from usfm.data.shard_reader import CacheConfig, ShardReader
 from usfm.data.shards import ShardIndex, write_index, write_shard
 from usfm.data.shares import SamplingConfig
-from usfm.data.stream import ImageStream, StreamConfig
+from usfm.data.stream import ImageStream, StreamConfig, _of_process
 from usfm.errors import EnvironmentProblem, ShardError
 
 SAMPLES = np.arange(192)
@@ -126,6 +127,30 @@ def test_a_lost_source_is_replaced_by_the_organs_other_source(tmp_path: Path) ->
     got = stream_of(shards, sampling=SamplingConfig(chunk_size=48, within="source")).read(np.arange(48))
     assert got["replaced"].sum() == 12
     assert np.bincount(got["organ"]).tolist() == [24, 24]
+
+
+def test_a_stream_is_not_opened_on_other_shards(small_shards: Path, copied: Path) -> None:
+    stream = stream_of(copied)
+    travelling = pickle.dumps(stream)
+    assert np.array_equal(pickle.loads(travelling).read(SAMPLES)["image"], stream.read(SAMPLES)["image"])
+    document = json.loads((copied / "index.json").read_text())
+    (copied / "index.json").write_text(json.dumps(document | {"fingerprint": "another ingest"}))
+    _of_process.cache_clear()  # as in a process that starts now
+    with pytest.raises(ShardError, match="are not those of this run"):
+        pickle.loads(travelling)
+
+
+def test_offsets_that_point_elsewhere_are_damage_and_no_crash(small_shards: Path, copied: Path) -> None:
+    name = "train/heart/00001.arrow"
+    batch = ShardReader(copied).batch(name)
+    offsets = batch.column("image").buffers()[1].to_pybytes()
+    path = copied / name
+    data = path.read_bytes()
+    at = data.index(offsets)
+    path.write_bytes(data[: at + 8] + b"\xff\xff\xff\x7f" * 4 + data[at + 24 :])
+    got = stream_of(copied).read(SAMPLES)
+    assert got["replaced"].any()
+    assert set(got["organ"][got["replaced"] > 0]) == {1}
 
 
 @pytest.fixture

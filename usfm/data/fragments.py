@@ -52,8 +52,15 @@ def row_settings(config: Config) -> str:
     return digest([INGEST_VERSION, config.model_dump(), digest(["group key", group_key])])
 
 
-def process_chunk(chunk: Chunk, output: Location, config: PrepareConfig) -> int:
+def process_chunk(chunk: Chunk, output: Location, config: PrepareConfig, run: str = "") -> int:
     """Prepare a chunk's items and write its fragment atomically.
+
+    Args:
+        chunk: some items.
+        output: location of the shards; the fragment goes below it.
+        config: how items become rows.
+        run: names this start of the ingest. A process that ended in another start was perhaps killed, so only
+            ends in this one are held against an item.
 
     Returns:
         The number of rows.
@@ -61,10 +68,10 @@ def process_chunk(chunk: Chunk, output: Location, config: PrepareConfig) -> int:
     rows: list[Row] = []
     rejected: list[Rejected] = []
     path = fragment_path(output, chunk.key)
-    tries = _Tries(path.with_suffix(".tries"))
+    tries = _Tries(path.with_suffix(".tries"), run)
     for number, item in enumerate(chunk.items):
         if tries.hopeless(number):
-            reason = f"its decoder crashed {MAX_TRIES} times (the process ended); the file was not read again"
+            reason = f"the process ended {MAX_TRIES} times while it was read (its decoder crashed?); not read again"
             rejected.append(Rejected(item.name, item.source, "file", reason))
             continue
         tries.begin(number)
@@ -102,13 +109,14 @@ class _Tries:
     one small put and one delete per chunk.
     """
 
-    def __init__(self, path: UPath) -> None:
-        self._path = path
+    def __init__(self, path: UPath, run: str) -> None:
+        self._path, self._run = path, run
         self._open: Counter[int] = Counter()
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            self._careful = True
-            self._open.update({int(k): int(n) for k, n in (line.split() for line in lines)})
+            before, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+            self._careful = before == f"run {run}"
+            if self._careful:
+                self._open.update({int(k): int(n) for k, n in (line.split() for line in lines)})
         except FileNotFoundError:
             self._careful = False
         self._write()
@@ -130,5 +138,5 @@ class _Tries:
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        text = "".join(f"{number} {count}\n" for number, count in sorted(self._open.items()))
+        text = f"run {self._run}\n" + "".join(f"{number} {count}\n" for number, count in sorted(self._open.items()))
         write_bytes(self._path, text.encode())

@@ -20,6 +20,7 @@ from upath import UPath
 from usfm.errors import DataError
 
 __all__ = [
+    "absolute",
     "Location",
     "files_below",
     "forget_listings",
@@ -56,6 +57,12 @@ def locate(location: Location) -> UPath:
 def is_local(path: UPath) -> bool:
     """Whether the files lie in this machine's file system, so that they can be memory-mapped and linked."""
     return isinstance(path, Path)
+
+
+def absolute(location: str) -> str:
+    """The same place for a process with another working directory: local paths absolute, URLs as they are."""
+    path = locate(location)
+    return str(path.absolute()) if isinstance(path, Path) else location
 
 
 def local_path(path: UPath) -> Path:

@@ -24,6 +24,7 @@ from usfm.data.codec import encode_grey
 from usfm.data.readers.decode import beside, file_bytes, read_bytes
 from usfm.data.readers.frames import Frame, FrameSelection
 from usfm.data.readers.label_masks import fit_mask
+from usfm.data.readers.volume_headers import Sidecar
 from usfm.data.schema import ROW_SCHEMA, Item, Rejected
 from usfm.errors import UnreadableFile
 
@@ -59,7 +60,10 @@ def prepare(item: Item, config: PrepareConfig) -> tuple[list[Row], list[Rejected
         digest = hashlib.sha256(data).hexdigest()
         if item.sha256 and item.sha256 != digest:
             raise UnreadableFile(f"SHA-256 is {digest[:12]}..., the manifest states {item.sha256[:12]}...")
-        frames = read_bytes(data, item.name, config.frames, item.frame, beside(item.path))
+        detached: list[bytes] = []
+        frames = read_bytes(data, item.name, config.frames, item.frame, _recorded(beside(item.path), detached))
+        if detached:  # headers alone may be equal where their samples are not
+            digest = hashlib.sha256(b"".join([digest.encode(), *detached])).hexdigest()
     except UnreadableFile as error:
         return [], [Rejected(item.name, item.source, "file", str(error))]
     labels, rejected = read_labels(item, frames)
@@ -74,6 +78,17 @@ def prepare(item: Item, config: PrepareConfig) -> tuple[list[Row], list[Rejected
         row = _row(item, frame, cleaned, labels, pair, config)
         rows.append(row | {"group": group, "source_sha256": digest})
     return [{name: row[name] for name in ROW_SCHEMA.names} for row in rows], rejected
+
+
+def _recorded(sidecar: Sidecar, read: list[bytes]) -> Sidecar:
+    """The same, and the hash of every file that it gives is noted."""
+
+    def fetch(name: str) -> bytes:
+        data = sidecar(name)
+        read.append(hashlib.sha256(data).digest())
+        return data
+
+    return fetch
 
 
 def _row(

@@ -106,7 +106,7 @@ ROW_SCHEMA = pa.schema(
         ("frame", pa.int32()),  # 0 for still images
         ("licence", pa.string()),
         ("origin", pa.string()),
-        ("source_sha256", pa.string()),  # of the source file's bytes
+        ("source_sha256", pa.string()),  # of the source file's bytes (of a header and its samples together)
     ],
     metadata={"usfm_schema_version": str(SCHEMA_VERSION)},
 )

@@ -5,6 +5,7 @@ The stream reads a shard whole, in seeded order, and then not again for a long t
 machine: one fetches, the others wait for it. The files used longest ago go when the folder grows above its limit.
 """
 
+import contextlib
 import fcntl
 import getpass
 import hashlib
@@ -45,7 +46,7 @@ class ShardCache:
             EnvironmentProblem: the storage does not answer, or the disk is full.
         """
         target = self.folder / f"{sha256}.arrow"
-        if target.is_file():
+        with contextlib.suppress(FileNotFoundError):
             os.utime(target)  # used now: goes last
             return target
         self.folder.mkdir(parents=True, exist_ok=True)

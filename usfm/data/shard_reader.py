@@ -1,5 +1,6 @@
 """Random access to the rows of shards through memory maps, wherever the shards lie."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from usfm.config import Config
 from usfm.data.location import Location, is_local, local_path, locate
+from usfm.data.patience import patiently
 from usfm.data.schema import ROW_SCHEMA
 from usfm.data.shard_cache import ShardCache, default_folder
 from usfm.data.shards import ShardFile, ShardIndex
@@ -41,6 +43,7 @@ class ShardReader:
         cache = cache or CacheConfig()
         folder = Path(cache.folder) if cache.folder else default_folder()
         self._cache = ShardCache(folder, int(cache.limit_gb * 2**30))
+        self._lock = threading.Lock()
         self._batches: OrderedDict[str, pa.RecordBatch] = OrderedDict()
 
     def batch(self, path: str) -> pa.RecordBatch:
@@ -50,21 +53,25 @@ class ShardReader:
             ShardError: the file is missing, is not a shard, or is not the one that the index names.
             EnvironmentProblem: the storage does not answer.
         """
-        if path in self._batches:
+        with self._lock:  # threads that decode may all look for stand-ins
+            if path not in self._batches:
+                self._batches[path] = self._open(path)
+                if len(self._batches) > MAX_OPEN:
+                    self._batches.popitem(last=False)
             self._batches.move_to_end(path)
             return self._batches[path]
+
+    def _open(self, path: str) -> pa.RecordBatch:
         local: Path
         if is_local(self.root):
             local = local_path(self.root / path)
         else:
             local = self._cache.fetch(self.root / path, self._files[path].sha256)
         try:
-            batch = pa.ipc.open_file(pa.memory_map(str(local))).get_batch(0)
-        except (OSError, pa.ArrowInvalid) as error:
+            batch = patiently(lambda: _mapped(local), str(local))
+            batch.validate(full=True)  # offsets that point elsewhere would end the process, not raise
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ShardError(f"shard {self.root / path} cannot be read: {error}") from None
-        self._batches[path] = batch
-        if len(self._batches) > MAX_OPEN:
-            self._batches.popitem(last=False)
         return batch
 
     def take(self, path: str, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.RecordBatch:
@@ -84,3 +91,7 @@ class ShardReader:
     @cached_property
     def _files(self) -> dict[str, ShardFile]:
         return {file.path: file for file in self.index.files}
+
+
+def _mapped(path: Path) -> pa.RecordBatch:
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

@@ -21,13 +21,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from upath import UPath
 
-from usfm.data.location import Location, locate, write_bytes, writing
+from usfm.data.location import Location, is_local, locate, write_bytes, writing
+from usfm.data.patience import patiently
 from usfm.data.schema import ROW_SCHEMA, SCHEMA_VERSION
 from usfm.errors import ShardError
 
 __all__ = ["INDEX_NAME", "ShardFile", "ShardIndex", "write_index", "write_shard"]
 
 INDEX_NAME = "index.json"
+INDEX_PATIENCE_S = 20.0
+"""A person waits for the index: no credentials and no network show here."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,15 @@ class ShardIndex:
 
         Raises:
             ShardError: no index there, not readable, or of another schema version.
+            EnvironmentProblem: a storage that does not answer.
         """
         path = locate(root) / INDEX_NAME
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            if is_local(path):
+                text = path.read_text(encoding="utf-8")
+            else:
+                text = patiently(path.read_text, str(path), INDEX_PATIENCE_S)
+            document = json.loads(text)
             files = tuple(ShardFile(**entry) for entry in document["files"])
             version, fingerprint = document["schema_version"], document["fingerprint"]
         except FileNotFoundError:

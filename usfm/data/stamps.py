@@ -23,6 +23,7 @@ __all__ = ["Stamps", "digest", "identity"]
 
 FOLDERS = 8
 """Listings kept at a time: items come in the order of their names, images and masks from folders of their own."""
+HEADERS, SAMPLES = ("mhd", "nhdr"), (".raw", ".zraw", ".raw.gz", ".RAW")
 CONTENT_KEYS = ("ETag", "etag", "CRC", "md5Hash", "blob_id", "LastModified", "last_modified", "mtime", "mtimeMs")
 
 
@@ -69,8 +70,16 @@ def identity(item: Item, stamps: Stamps) -> list[object]:
     places = ("path", "mask_path", "pair_path")
     values = {key: value for key, value in asdict(item).items() if key not in places}
     # a mask may be several files, "a|b"
-    beside = [[stamps.of(path) for path in paths.split("|") if path] for paths in (item.mask_path, item.pair_path)]
-    return [values, stamps.of(item.path, bool(item.sha256)), *beside]
+    masks = [path for path in item.mask_path.split("|") if path]
+    beside = [stamps.of(path) for path in [*masks, *([item.pair_path] if item.pair_path else [])]]
+    samples = [stamps.of(path) for header in (item.path, *masks) for path in _samples(header)]
+    return [values, stamps.of(item.path, bool(item.sha256)), beside, samples]
+
+
+def _samples(header: str) -> list[str]:
+    """Where the samples of a header file may lie; the usual names, so that the header need not be opened."""
+    stem, dot, suffix = header.rpartition(".")
+    return [stem + name for name in SAMPLES] if dot and suffix.lower() in HEADERS else []
 
 
 def digest(parts: Iterable[object]) -> str:

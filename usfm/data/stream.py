@@ -95,8 +95,8 @@ class ImageStream:
         for name, value in made.items():
             object.__setattr__(self, name, value)
 
-    def __reduce__(self) -> tuple[Any, tuple[str, int]]:
-        return (_of_process, (self.config.model_dump_json(), self.seed))
+    def __reduce__(self) -> tuple[Any, tuple[str, int, str]]:
+        return (_of_process, (self.config.model_dump_json(), self.seed, self.fingerprint))
 
     plan: SamplePlan = None  # type: ignore[assignment]
     fingerprint: str = ""
@@ -200,7 +200,7 @@ class ImageStream:
             if batch.num_rows != file.rows:
                 raise ShardError(f"shard {file.path} has {batch.num_rows} rows, its index states {file.rows}")
             return batch.column(name)
-        except (ShardError, pa.ArrowException, KeyError) as error:
+        except (ShardError, pa.ArrowException) as error:
             self._damaged.add(file.path)
             log.warning("%s; its samples are replaced by others of the same organ", error)
             return None
@@ -219,7 +219,7 @@ class ImageStream:
             column: Any = self._column(file, "image")
             # each row of a lost shard finds another row there, so no image is repeated a thousand times
             for k in range(min(file.rows, TRIES) if column is not None else 0):
-                data = memoryview(column[(row + k) % file.rows].as_buffer())
+                data = next(values(column, np.array([(row + k) % file.rows])))
                 if try_decode(data) is not None:
                     return data
         name = list(self.rows_by_organ)[organ]
@@ -230,9 +230,20 @@ class ImageStream:
 
 
 @lru_cache(maxsize=2)
-def _of_process(config_json: str, seed: int) -> ImageStream:
-    """A stream that came in a pickle: made once per process, so that tasks share index and memory maps."""
-    return ImageStream(StreamConfig.model_validate_json(config_json), seed)
+def _of_process(config_json: str, seed: int, fingerprint: str) -> ImageStream:
+    """A stream that came in a pickle: made once per process, so that tasks share index and memory maps.
+
+    Raises:
+        ShardError: the shards found here are other ones than where the pickle was made.
+    """
+    stream = ImageStream(StreamConfig.model_validate_json(config_json), seed)
+    if stream.fingerprint != fingerprint:
+        raise ShardError(
+            f"the shards in {stream.config.shards} are not those of this run (fingerprint "
+            f"{stream.fingerprint[:12]}..., wanted {fingerprint[:12]}...); were they made again, or does this node "
+            "see another folder?"
+        )
+    return stream
 
 
 def _by_shard(at: Samples) -> Iterator[tuple[Ints, int, int]]:

@@ -121,7 +121,13 @@ class PretrainPlan:
 
     def identity(self, config: PretrainConfig) -> dict[str, Any]:
         """What a checkpoint must share with the run that goes on from it: all that decides the stream's rows."""
-        return {"seed": config.seed, "batch": config.batch.global_size, "shards": self.shards_fingerprint}
+        sampling = config.data.model_dump(mode="json", include={"split", "sampling"})
+        return {
+            "seed": config.seed,
+            "batch": config.batch.global_size,
+            "shards": self.shards_fingerprint,
+            "sampling": sampling,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -5,6 +5,7 @@ Everything foreign is decoded behind one boundary (`read_bytes`): whatever a dec
 Sizes are checked in the header before pixels are decoded.
 """
 
+import errno
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,21 @@ _OPENERS: dict[str, Callable[[bytes, str, Sidecar | None], Stack]] = {
 }
 
 
+ARCHIVES = ("zip", "tar", "libarchive")
+"""File systems inside one file: what fails there is damage, and waiting does not mend it."""
+PASSING = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOTCONN,
+    errno.ENOSPC,
+    errno.ENOMEM,
+    errno.ETIMEDOUT,
+}
+"""Faults of the machine or its storage; a good file must not be refused for them."""
+
+
 def read_frames(path: Location, selection: FrameSelection = EVENLY, frame: int | None = None) -> list[Frame]:
     """Read a file from a location; see `read_bytes`. A .mhd header finds its data file beside it.
 
@@ -71,12 +87,18 @@ def file_bytes(path: Location) -> bytes:
     """
     try:
         place = locate(path)
-        data = _read(place) if is_local(place) else patiently(lambda: _read(place), str(place))
+        alone = is_local(place) or place.protocol in ARCHIVES
+        data = _read(place) if alone else patiently(lambda: _read(place), "a file of the archive")
     except EnvironmentProblem:
         raise
     except FileNotFoundError:
         raise UnreadableFile("the file is missing") from None
     except OSError as error:
+        if not is_local(place) and isinstance(error, PermissionError) or error.errno in PASSING:
+            raise EnvironmentProblem(
+                f"the archive cannot be read: {error.strerror or error}; this says nothing of a single file. Check "
+                "disk, network and credentials, and start again: what is done stays done"
+            ) from None
         raise UnreadableFile(f"the file cannot be read: {error.strerror or error}") from None
     except UnreadableFile:
         raise

@@ -28,12 +28,13 @@ from usfm.data.sources.found import Source
 from usfm.data.sources.tree import Folder, walk
 from usfm.errors import DataError, UnreadableFile
 
-__all__ = ["DICOM", "hashed_name"]
+__all__ = ["DICOM", "hashed_name", "holds_dicom"]
 
 BODY_PART = Tag("BodyPartExamined")
 MODALITY = Tag("Modality")
 MODALITIES = ("US", "IVUS", "")  # "" where the file does not say
 LOOKED_AT = 20
+MANY = 10_000
 
 
 def check(root: UPath) -> None:
@@ -53,6 +54,21 @@ def check(root: UPath) -> None:
                 return
     if not looked_at:
         raise DataError(f"{root} holds no DICOM files; expected {DICOM.layout}")
+
+
+def holds_dicom(root: UPath) -> bool:
+    """Whether there is DICOM among the first files of a tree."""
+    looked_at = 0
+    for folder in walk(root):
+        for file in folder.files:
+            suffix = PurePosixPath(file).suffix.lower()
+            bare = not suffix or suffix[1:].isdigit()
+            if suffix in (".dcm", ".dicom") or file == "DICOMDIR" or (bare and is_media(folder, file)):
+                return True
+            looked_at += 1
+            if looked_at == MANY:
+                return False
+    return False
 
 
 def items(root: UPath) -> Iterator[Item | Rejected]:

@@ -18,7 +18,7 @@ from usfm.data.sources.busuclm import BUSUCLM
 from usfm.data.sources.camus import CAMUS
 from usfm.data.sources.class_folders import CLASS_FOLDERS
 from usfm.data.sources.ddti import DDTI
-from usfm.data.sources.dicom import DICOM
+from usfm.data.sources.dicom import DICOM, holds_dicom
 from usfm.data.sources.echonet import ECHONET
 from usfm.data.sources.fetal_planes import FETAL_PLANES
 from usfm.data.sources.folder import FOLDER
@@ -133,6 +133,12 @@ def detect(root: UPath) -> str:
     if only_dicom:
         return DICOM.name
     if folder_names(root):
+        if holds_dicom(root):
+            raise DataError(
+                f"{root} holds DICOM files among others, and folders of DICOM often carry patients' names: say "
+                "source=dicom (names are hashed, other files left out) or source=folder (folders are organs, "
+                "names stay)"
+            )
         return FOLDER.name
     tried = ", ".join(name for name, source in SOURCES.items() if source.published)
     raise DataError(
