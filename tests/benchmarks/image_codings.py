@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL import Image
 
 from usfm.data.codec import encode_grey
 
@@ -32,6 +34,12 @@ def _decode_images(encoded: Sequence[bytes], canvases: Pixels) -> None:
 
 def _by_cv2(suffix: str, *parameters: int) -> Encoding:
     return Encoding(lambda pixels: cv2.imencode(suffix, pixels, list(parameters))[1].tobytes(), _decode_images)
+
+
+def _by_pillow(pixels: Pixels) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)
+    return stream.getvalue()
 
 
 def _with_size(pixels: Pixels, body: bytes) -> bytes:
@@ -94,7 +102,7 @@ def _differences(level: int, turned: bool) -> Encoding:
 
 ENCODINGS: dict[str, Encoding] = {
     "PNG as ingest writes it": Encoding(lambda pixels: encode_grey(pixels, "png"), _decode_images),
-    "PNG, OpenCV's defaults": _by_cv2(".png"),
+    "PNG, Pillow, level 3": Encoding(_by_pillow, _decode_images),
     "PNG, no filter, level 6": _by_cv2(
         *(".png", cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_COMPRESSION, 6)
     ),

@@ -16,12 +16,11 @@ __all__ = ["binary_column", "decode_grey", "encode_grey", "try_decode", "values"
 
 def encode_grey(pixels: npt.NDArray[np.uint8], encoding: str, jpeg_quality: int = 95) -> bytes:
     """(H, W) uint8 as PNG or JPEG bytes; equal pixels give equal bytes."""
-    stream = BytesIO()
-    image = Image.fromarray(pixels)
     if encoding == "png":
-        image.save(stream, "PNG", compress_level=3)  # 2.3 times faster than 6, a tenth larger
-    else:
-        image.save(stream, "JPEG", quality=jpeg_quality)
+        # against Pillow: a tenth smaller, written 3 times and read 1.2 times as fast (docs/LOG.md)
+        return cv2.imencode(".png", pixels)[1].tobytes()  # type: ignore[no-any-return]
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=jpeg_quality)
     return stream.getvalue()
 
 

@@ -34,7 +34,7 @@ FRAGMENTS = "fragments"
 FRAGMENT_SCHEMA = ROW_SCHEMA.append(pa.field("official_split", pa.string()))
 """A row as it waits for its shard: what decides its split travels with it and is dropped there."""
 MAX_TRIES = 3
-INGEST_VERSION = 3
+INGEST_VERSION = 4
 """Raise it when the same files and configuration would give other rows."""
 
 
