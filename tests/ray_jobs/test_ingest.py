@@ -171,7 +171,7 @@ def test_bad_files_are_quarantined_and_never_stop_the_job(
     (root / "heart" / "text.png").write_text("not a picture", encoding="utf-8")
     (root / "heart" / "readme.txt").write_text("ignored", encoding="utf-8")
     (root / "stray.png").write_bytes(good[0].read_bytes())
-    result = run(config(root, tmp_path / "out"), Console())
+    result = run(config(root, tmp_path / "out", "source=folder"), Console())
     assert result.input_kind == "folder"
     assert result.organs == {"heart": {"train": 2, "val": 0, "test": 0}}
     entries = {entry.name: (entry.kind, entry.reason) for entry in read_quarantine(result.output)}

@@ -101,7 +101,7 @@ def test_each_trap_is_refused_with_its_reason(ray_cluster: None, tmp_path: Path)
     shutil.copy(heart / "good.png", outside)
     (heart / "outside.png").symlink_to(outside)
 
-    result = run(config(tmp_path / "archive", tmp_path / "shards"), Console())
+    result = run(config(tmp_path / "archive", tmp_path / "shards", "source=folder"), Console())
     reader = ShardReader(result.output)
     assert reader.table(reader.index.files)["id"].to_pylist() == ["archive/heart/good.png#0"]
     reasons = {entry.name: entry.reason for entry in read_quarantine(result.output)}

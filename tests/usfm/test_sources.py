@@ -370,3 +370,12 @@ def test_real_manifest(corpus: Path) -> None:
     assert len(found.items) == len(lines)
     assert found.rejected == []
     assert {item.organ for item in found.items} == {entry["organ"] for entry in lines}
+
+
+def test_dicom_among_other_files_is_not_taken_for_a_tree_of_organs(tmp_path: Path) -> None:
+    (tmp_path / "DOE^JANE").mkdir()
+    (tmp_path / "DOE^JANE" / "report.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "DOE^JANE" / "IM1.dcm").write_bytes(b"")
+    with pytest.raises(DataError, match="often carry patients' names: say source=dicom"):
+        detect(open_archive(tmp_path))
+    assert find_items(tmp_path, "folder").items[0].organ == "doe_jane"  # who says so, gets it
