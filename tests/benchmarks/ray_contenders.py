@@ -50,7 +50,12 @@ def ray_images(material: Material, batch: int) -> Iterator[torch.Tensor]:
 
 def ray_parquet(material: Material, batch: int) -> Iterator[torch.Tensor]:
     """`read_parquet`, then a decoding `map`."""
-    dataset = ray.data.read_parquet(str(material.root / "parquet")).map(_decode)
+
+    def decode(row: dict[str, Any]) -> dict[str, Any]:  # in here: it travels without this module and its imports
+        cv2.setNumThreads(1)
+        return {"image": cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_GRAYSCALE)}
+
+    dataset = ray.data.read_parquet(str(material.root / "parquet")).map(decode)
     while True:
         yield from _torch_batches(dataset, material, batch)
 
@@ -58,11 +63,6 @@ def ray_parquet(material: Material, batch: int) -> Iterator[torch.Tensor]:
 def _torch_batches(dataset: ray.data.Dataset, material: Material, batch: int) -> Iterator[torch.Tensor]:
     collate = _OnCanvas(material.canvas_px)
     yield from dataset.iter_torch_batches(batch_size=batch, collate_fn=collate, drop_last=True)
-
-
-def _decode(row: dict[str, Any]) -> dict[str, Any]:
-    cv2.setNumThreads(1)
-    return {"image": cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_GRAYSCALE)}
 
 
 PLAIN = {"ray_images": ray_images, "ray_parquet": ray_parquet}
