@@ -28,8 +28,9 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback  #
 
 from ray_jobs.blocks import BlockPlan, BlockReader, cut
 from usfm.data.stream import Arrays, ImageStream
-from usfm.train.pretrain import Feed, MicroBatch
+from usfm.train.pretrain import Feed
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
+from usfm.train.pretrain_step import MicroBatch
 
 __all__ = ["worker_feed"]
 

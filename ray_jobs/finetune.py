@@ -113,7 +113,7 @@ def _train_worker(values: dict[str, Any]) -> None:
     from ray_jobs.train_context import RayContext
 
     config = FinetuneConfig.build(values)
-    finetune(config, RayContext(Path(config.run_dir)))
+    finetune(config, RayContext())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,8 +16,9 @@ from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
 from usfm.train.journal import last_row
-from usfm.train.pretrain import REPLACED, pretrain
+from usfm.train.pretrain import pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, without_data
+from usfm.train.pretrain_step import REPLACED
 from usfm.train.rundir import open_run
 
 __all__ = ["PretrainJobConfig", "main", "plan", "run"]
@@ -94,7 +95,7 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
 
 def _fit(config: PretrainJobConfig) -> dict[str, Any]:
     import ray.train
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     science, run_dir = config.science(), Path(config.run_dir)
@@ -112,7 +113,6 @@ def _fit(config: PretrainJobConfig) -> dict[str, Any]:
             name=run_dir.name,
             storage_path=str(run_dir.parent),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
         ),
     )
     try:
@@ -130,7 +130,7 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
     from ray_jobs.train_context import RayContext
 
     config = PretrainConfig.build(values)
-    context = RayContext(Path(config.run_dir))
+    context = RayContext()
     try:
         return pretrain(
             config,

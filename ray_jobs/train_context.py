@@ -1,9 +1,7 @@
 """The Ray Train version of `usfm.train.context.WorkerContext`."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import ray.train
@@ -13,8 +11,6 @@ import torch.distributed
 from ray.train import CheckpointUploadMode
 from torch import nn
 
-from usfm.train.checkpoint import latest_checkpoint
-
 __all__ = ["RayContext"]
 
 MAX_DECODE_THREADS = 8  # 2,000 images/s and more each, see tests/benchmarks/loader.py
@@ -23,12 +19,11 @@ MAX_DECODE_THREADS = 8  # 2,000 images/s and more each, see tests/benchmarks/loa
 class RayContext:
     """One Ray Train worker; must be made inside the training function.
 
-    Resume looks at the run's folder itself, not at Ray's list of checkpoints: a checkpoint counts when its hashes
-    match, whoever wrote it, and the driver starts the stream from the very same one.
+    Ray is told of metrics alone: the loop itself saves and finds checkpoints in the run's folder, which all nodes
+    share, so a checkpoint counts when its hashes match, whoever wrote it.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+    def __init__(self) -> None:
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
@@ -54,16 +49,7 @@ class RayContext:
             torch.distributed.all_reduce(values)
         return values
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None = None, name: str | None = None) -> None:
-        """Report to the controller; the checkpoint is uploaded behind the next steps, its folder then removed."""
-        ray.train.report(
-            dict(metrics),
-            checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)) if checkpoint else None,
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        )
-
-    @contextlib.contextmanager
-    def restore(self) -> Iterator[Path | None]:
-        """The newest whole checkpoint in the run's folder, which all nodes share."""
-        yield latest_checkpoint(self.run_dir)
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        """Report to the controller; checkpoints are none of its business (see `usfm.train.checkpoint_writer`)."""
+        # the synchronous mode would wait for the controller's next poll
+        ray.train.report(dict(metrics), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)

@@ -83,7 +83,7 @@ def used_folder(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     values = [f"data.shards={shards}", f"run_dir={run_dir}"]
     job = load_config(PretrainJobConfig, recipe_path("pretrain_tiny"), values)
-    science, context = job.science(), PlainContext(run_dir)
+    science, context = job.science(), PlainContext()
     open_run(run_dir, job, {})
     pretrain(science, context, lambda s, p: local_feed(s, p, science, context), stop_after=1)
     assert usfm(["export", str(run_dir)]) == 0

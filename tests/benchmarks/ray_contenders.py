@@ -109,7 +109,7 @@ def _take_batches(values: dict[str, Any]) -> None:
     from usfm.train.pretrain_plan import PretrainPlan
 
     config = PretrainConfig.build(values["config"])
-    context = RayContext(Path(values["folder"]))
+    context = RayContext()
     began = time.time()
 
     def open_stream() -> Iterator[dict[str, torch.Tensor]]:

@@ -38,7 +38,7 @@ def pretrained(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     })  # fmt: skip
     plan = PretrainPlan.derive(config, ImageStream(config.data, config.seed), 1)
     open_run(folder, config, plan.to_json())
-    context = PlainContext(folder, torch.device("cpu"))
+    context = PlainContext(torch.device("cpu"))
     pretrain(config, context, lambda stream, made: local_feed(stream, made, config, context))
     return folder
 

@@ -53,7 +53,7 @@ def one_thread() -> Iterator[None]:
 def undisturbed(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """Ten steps in this process, without Ray."""
     config = config_of(small_shards, tmp_path_factory.mktemp("plain")).science()
-    context = PlainContext(Path(config.run_dir), torch.device("cpu"))
+    context = PlainContext(torch.device("cpu"))
     pretrain(config, context, lambda stream, plan: local_feed(stream, plan, config, context))
     return rows(Path(config.run_dir))
 
@@ -62,7 +62,7 @@ def test_one_worker_goes_on_from_a_stop_and_equals_the_plain_process(
     small_shards: Path, tmp_path: Path, undisturbed: list[dict]
 ) -> None:
     config = config_of(small_shards, tmp_path / "run")
-    context = PlainContext(tmp_path / "run", torch.device("cpu"))
+    context = PlainContext(torch.device("cpu"))
     science = config.science()
     pretrain(science, context, lambda stream, plan: local_feed(stream, plan, science, context), stop_after=3)
     assert job.plan(config)["resumes_at_step"] == 3
@@ -113,7 +113,7 @@ def test_a_killed_worker_changes_nothing(small_shards: Path, tmp_path: Path) -> 
     # long enough that the kill falls into it
     long = {"epochs": 30, "batch": {"global_size": 16, "micro_size": 16}, "checkpoint_every": 25}
     whole = config_of(small_shards, tmp_path / "whole", **long)
-    context = PlainContext(tmp_path / "whole", torch.device("cpu"))
+    context = PlainContext(torch.device("cpu"))
     science = whole.science()
     pretrain(science, context, lambda stream, plan: local_feed(stream, plan, science, context))
 

@@ -31,7 +31,7 @@ def config_of(shards: Path, run_dir: Path, **values) -> PretrainConfig:
 
 
 def run(config: PretrainConfig, stop_after: int | None = None) -> list[dict]:
-    context = PlainContext(Path(config.run_dir), torch.device("cpu"))
+    context = PlainContext(torch.device("cpu"))
     pretrain(config, context, lambda stream, plan: local_feed(stream, plan, config, context), stop_after)
     timing = ("images_per_s", "data_wait")
     return [{k: v for k, v in row.items() if k not in timing} for row in read_journal(Path(config.run_dir))]
@@ -136,10 +136,10 @@ def test_a_non_finite_loss_stops_before_the_step_and_names_the_samples(
         views[batch["index"] == 41] = torch.nan  # in the second micro-batch of step 3
         return views
 
-    monkeypatch.setattr("usfm.train.pretrain.random_crops", poisoned)
+    monkeypatch.setattr("usfm.train.pretrain_step.random_crops", poisoned)
     with pytest.raises(NonFiniteLoss, match="the step was not taken"):
         run(config)
-    record = json.loads((tmp_path / "nonfinite" / "step-00000003-rank-0.json").read_text())
+    record = json.loads((tmp_path / "nonfinite" / "step-00000003" / "rank-0.json").read_text())
     expected = np.arange(36, 48)
     assert record["index"] == expected.tolist()
     assert record["ids"] == ImageStream(config.data, config.seed).ids(expected)
@@ -151,7 +151,7 @@ def test_a_non_finite_loss_stops_before_the_step_and_names_the_samples(
 
 def test_a_feed_out_of_order_is_refused(small_shards: Path, tmp_path: Path) -> None:
     config = config_of(small_shards, tmp_path)
-    context = PlainContext(tmp_path, torch.device("cpu"))
+    context = PlainContext(torch.device("cpu"))
 
     def shifted(stream: ImageStream, plan: PretrainPlan):
         return lambda start: local_feed(stream, plan, config, context)(start + 1)
@@ -171,6 +171,9 @@ def test_batch_sizes_have_to_fit(small_shards: Path) -> None:
     stream = ImageStream(config.data, config.seed)
     with pytest.raises(ConfigError, match="global_size 12 is not workers"):
         PretrainPlan.derive(config, stream, 2)
+    assert PretrainPlan.derive(config, stream, 2, even=False).accumulation == 2  # lanes 0, 2 and lane 1
+    with pytest.raises(ConfigError, match="3 micro-batches of 4: too few for 4 workers"):
+        PretrainPlan.derive(config, stream, 4, even=False)
 
 
 def test_an_image_larger_than_the_canvas_is_refused(small_shards: Path) -> None:
@@ -183,3 +186,25 @@ def test_weights_of_another_model_are_refused(small_shards: Path, tmp_path: Path
     run(config_of(small_shards, tmp_path), stop_after=2)
     with pytest.raises(CheckpointError, match="keys differ"):
         load_weights(torch.nn.Linear(2, 2), latest_checkpoint(tmp_path))
+
+
+def test_a_run_that_may_skip_leaves_out_the_step_and_goes_on(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from usfm.data.augment import random_crops
+
+    clean = run(config_of(small_shards, tmp_path / "clean"))
+
+    def poisoned(batch: dict, *args) -> torch.Tensor:
+        views = random_crops(batch, *args)
+        views[batch["index"] == 41] = torch.nan
+        return views
+
+    monkeypatch.setattr("usfm.train.pretrain_step.random_crops", poisoned)
+    rows = run(config_of(small_shards, tmp_path / "skips", nonfinite="skip"))
+    assert [row["refused"] for row in rows] == [0, 0, 0, 1, 0, 0]
+    assert rows[:3] == clean[:3]
+    assert np.isfinite([row["loss"] for row in rows[4:]]).all()
+    monkeypatch.setattr("usfm.train.refused.MAX_IN_A_ROW", 1)
+    with pytest.raises(NonFiniteLoss, match="nor were the 0 before it"):
+        run(config_of(small_shards, tmp_path / "stops", nonfinite="skip"))

@@ -95,7 +95,7 @@ def run_dir(shards, tmp_path_factory) -> Path:
             "objective": {"spatial_mask": {"unit_px": 8}}, "batch": {"global_size": 8, "micro_size": 8},
         }
     )  # fmt: skip
-    context = PlainContext(folder, torch.device("cpu"))
+    context = PlainContext(torch.device("cpu"))
     open_run(folder, config, PretrainPlan.derive(config, ImageStream(config.data, config.seed), 1).to_json())
     pretrain(config, context, lambda stream, plan: local_feed(stream, plan, config, context))
     return folder

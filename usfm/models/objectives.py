@@ -17,7 +17,7 @@ from usfm.masking.patches import PatchMaskConfig, upsample_mask
 from usfm.models.decoder import PixelShuffleDecoder
 from usfm.models.encoder import Encoder, EncoderConfig
 
-__all__ = ["OBJECTIVES", "ObjectiveConfig", "ObjectiveOutput", "PixelObjective"]
+__all__ = ["OBJECTIVES", "Objective", "ObjectiveConfig", "ObjectiveOutput", "PixelObjective"]
 
 
 class ObjectiveConfig(Config):
@@ -61,11 +61,34 @@ class ObjectiveOutput:
     reconstruction: torch.Tensor
 
 
-class PixelObjective(nn.Module):
+class Objective(nn.Module):
+    """What every row of `OBJECTIVES` is.
+
+    Attributes:
+        encoder: what is kept of the run; its parameters get the gradients.
+        term_names: names of the loss terms, in a fixed order; `ObjectiveOutput.terms` has exactly these.
+    """
+
+    encoder: Encoder
+    term_names: tuple[str, ...]
+
+    def after_step(self, samples_seen: int, batch: int, total_samples: int) -> None:
+        """Called after each optimizer step, for state that follows the weights (an EMA); nothing by default.
+
+        Args:
+            samples_seen: samples of the run up to and with this step.
+            batch: samples of the step.
+            total_samples: of the run.
+        """
+
+
+class PixelObjective(Objective):
     """Dual masked image modelling: one corrupted image, one reconstruction, a spatial and a frequency loss.
 
     Both losses compare with the clean image, in the encoder's normalised grey values (likely, as in SimMIM).
     """
+
+    term_names = ("spatial", "frequency")
 
     def __init__(self, encoder: EncoderConfig, objective: ObjectiveConfig, seed: int) -> None:
         super().__init__()
@@ -104,4 +127,4 @@ class PixelObjective(nn.Module):
         return ObjectiveOutput(loss, terms, per_sample, corrupted, (predicted * scale.std + scale.mean).detach())
 
 
-OBJECTIVES: dict[str, Callable[[EncoderConfig, ObjectiveConfig, int], nn.Module]] = {"pixel": PixelObjective}
+OBJECTIVES: dict[str, Callable[[EncoderConfig, ObjectiveConfig, int], Objective]] = {"pixel": PixelObjective}

@@ -20,7 +20,8 @@ from usfm.errors import CheckpointError
 
 __all__ = [
     "check_identity",
-    "checkpoint_name",
+    "checkpoint_folder",
+    "gather_weights",
     "latest_checkpoint",
     "load_weights",
     "read_state",
@@ -34,9 +35,14 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
 
 
-def checkpoint_name(step: int) -> str:
-    """Folder name of the checkpoint after `step` steps; names sort like steps."""
-    return f"step-{step:08d}"
+def checkpoint_folder(run_dir: Path, step: int) -> Path:
+    """Folder of the checkpoint after `step` steps; names sort like steps."""
+    return run_dir / f"step-{step:08d}"
+
+
+def gather_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, on the CPU and detached from the model."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def save_checkpoint(
@@ -44,8 +50,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint into an empty folder; `state.json` comes last and holds the other files' hashes."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / MODEL)
+    save_file(gather_weights(model), folder / MODEL)
     if optimizer is not None:
         torch.save(optimizer.state_dict(), folder / OPTIMIZER)
     hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != STATE}

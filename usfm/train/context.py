@@ -3,16 +3,11 @@
 Ray Train is another implementation (`ray_jobs.train_context`), so every loop runs and is timed without a cluster.
 """
 
-import contextlib
-import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-
-from usfm.train.checkpoint import latest_checkpoint
 
 __all__ = ["PlainContext", "WorkerContext", "best_device"]
 
@@ -38,11 +33,8 @@ class WorkerContext(Protocol):
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over workers; every worker gets the result."""
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None = None, name: str | None = None) -> None:
-        """Publish metrics and, from rank 0, a checkpoint folder, which is moved. All ranks call it."""
-
-    def restore(self) -> contextlib.AbstractContextManager[Path | None]:
-        """The folder of the checkpoint to go on from, or None."""
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        """Publish metrics. All ranks call it equally often."""
 
 
 def best_device() -> torch.device:
@@ -51,13 +43,12 @@ def best_device() -> torch.device:
 
 
 class PlainContext:
-    """A single worker in this very process; checkpoints go to `folder`, reports to a list."""
+    """A single worker in this very process; reports go to a list."""
 
     rank = 0
     world_size = 1
 
-    def __init__(self, folder: Path | None = None, device: torch.device | None = None) -> None:
-        self.folder = folder
+    def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or best_device()
         self.reports: list[dict[str, Any]] = []
 
@@ -69,15 +60,6 @@ class PlainContext:
         """One worker: nothing to add."""
         return values
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None = None, name: str | None = None) -> None:
-        """Keep the metrics; move the checkpoint to `folder / name`."""
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        """Keep the metrics."""
         self.reports.append(dict(metrics))
-        if checkpoint is not None and self.folder is not None:
-            target = self.folder / (name or checkpoint.name)
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.move(checkpoint, target)
-
-    @contextlib.contextmanager
-    def restore(self) -> Iterator[Path | None]:
-        """The newest whole checkpoint in `folder`."""
-        yield latest_checkpoint(self.folder) if self.folder else None

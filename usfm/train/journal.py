@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["Journal", "last_row", "read_journal"]
+__all__ = ["Journal", "append_row", "last_row", "read_journal"]
 
 TAIL_BYTES = 1 << 20  # longer than any row
 
@@ -56,6 +56,13 @@ class Journal:
         if self._writes:
             self._file.close()
             self._board.close()
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON line to a file of a run; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
 
 
 def last_row(run_dir: Path) -> dict[str, Any] | None:

@@ -30,14 +30,25 @@ class BatchConfig(Config):
     global_size: int = Field(default=512, ge=1)
     micro_size: int = Field(default=64, ge=1)
 
-    def lanes(self, world_size: int) -> int:
+    def lanes(self, world_size: int, even: bool = True) -> int:
         """Micro-batches per global batch.
 
+        Args:
+            world_size: workers.
+            even: every worker must get the same number; False for a run whose number of workers may change, where
+                a worker that has one micro-batch less waits for the others at the end of a step.
+
         Raises:
-            ConfigError: unless workers x micro-batch x accumulation equals the global batch.
+            ConfigError: `even`, unless workers x micro-batch x accumulation equals the global batch; else, unless
+                every worker gets a micro-batch.
         """
         lanes, rest = divmod(self.global_size, self.micro_size)
-        if rest or lanes % world_size:
+        if not even and not rest and lanes < world_size:
+            raise ConfigError(
+                f"batch.global_size {self.global_size} is {lanes} micro-batches of {self.micro_size}: too few for "
+                f"{world_size} workers; lower batch.micro_size or the number of workers"
+            )
+        if rest or (even and lanes % world_size):
             raise ConfigError(
                 f"batch.global_size {self.global_size} is not workers ({world_size}) x batch.micro_size "
                 f"({self.micro_size}) x a whole number of accumulation steps"
@@ -62,6 +73,8 @@ class PretrainConfig(Config):
         precision: "auto" = bf16 autocast where the device has it, else float32.
         checkpoint_every: steps between checkpoints; there is always one at the end.
         keep_checkpoints: how many are kept.
+        nonfinite: what follows a refused step (NaN or infinite loss or gradient): "stop", or "skip" and go on with
+            the next one, until ten in a row are refused. Either way the step is kept for `usfm replay`.
     """
 
     run_dir: str = "runs/pretrain"
@@ -77,6 +90,7 @@ class PretrainConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: int = Field(default=500, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    nonfinite: Literal["stop", "skip"] = "stop"
 
 
 @dataclass(frozen=True)
@@ -99,8 +113,10 @@ class PretrainPlan:
     shards_fingerprint: str
 
     @classmethod
-    def derive(cls, config: PretrainConfig, stream: ImageStream, world_size: int) -> "PretrainPlan":
-        """Derive and check everything before anything starts.
+    def derive(
+        cls, config: PretrainConfig, stream: ImageStream, world_size: int, even: bool = True
+    ) -> "PretrainPlan":
+        """Derive and check everything before anything starts; `even` as in `BatchConfig.lanes`.
 
         Raises:
             ConfigError: sizes do not fit together.
@@ -116,7 +132,7 @@ class PretrainPlan:
             total_steps=steps * config.epochs,
             total_samples=steps * config.epochs * batch,
             shards_fingerprint=stream.fingerprint,
-            **without_data(config, world_size),
+            **without_data(config, world_size, even),
         )
 
     def identity(self, config: PretrainConfig) -> dict[str, Any]:
@@ -134,19 +150,19 @@ class PretrainPlan:
         return asdict(self)
 
 
-def without_data(config: PretrainConfig, world_size: int) -> dict[str, Any]:
+def without_data(config: PretrainConfig, world_size: int, even: bool = True) -> dict[str, Any]:
     """The part of a plan that needs no shards: sizes, rate and masks.
 
     Raises:
         ConfigError: sizes do not fit together.
     """
     encoder, objective = config.encoder, config.objective
-    lanes = config.batch.lanes(world_size)
+    lanes = config.batch.lanes(world_size, even)
     units, hidden = hidden_units(encoder.img_px, encoder.patch_px, objective.spatial_mask)
     per_unit = (objective.spatial_mask.unit_px // encoder.patch_px) ** 2
     return {
         "lanes": lanes,
-        "accumulation": lanes // world_size,
+        "accumulation": math.ceil(lanes / world_size),
         "peak_lr": config.optim.peak_lr(config.batch.global_size),
         "hidden_tokens": hidden * per_unit,
         "tokens": units * units * per_unit,

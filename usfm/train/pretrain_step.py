@@ -1,0 +1,151 @@
+"""One optimizer step of pre-training on one worker: views, masks, forward, backward, refusal, update.
+
+A step is a function of (weights, optimizer state, step number, batches): whatever is drawn is tied to the samples.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from usfm.data.augment import random_crops
+from usfm.data.stream import ImageStream, micro_batch_indices
+from usfm.errors import ShardError
+from usfm.models.objectives import Objective, ObjectiveOutput
+from usfm.train.context import WorkerContext
+from usfm.train.journal import append_row
+from usfm.train.optim import learning_rate, set_learning_rate
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
+from usfm.train.refused import Refusals, lane_seed
+
+__all__ = ["REPLACED", "MicroBatch", "PretrainStep"]
+
+REPLACED = "replaced"
+"""Folder of a run that lists samples whose shard was missing or damaged."""
+MicroBatch = dict[str, torch.Tensor]
+
+
+class PretrainStep:
+    """Takes optimizer steps; built once per start of a worker."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        plan: PretrainPlan,
+        context: WorkerContext,
+        stream: ImageStream,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Wrap the objective for this worker.
+
+        Args:
+            config: the run.
+            plan: what follows from it.
+            context: this worker.
+            stream: for reports to a person: ids and shards of samples.
+            objective: unwrapped.
+            optimizer: over its parameters.
+        """
+        self.config, self.plan, self.context, self.stream = config, plan, context, stream
+        self.objective, self.optimizer = objective, optimizer
+        self.model: nn.Module = context.wrap(objective)
+        self.refusals = Refusals(config, context, stream, objective)
+        self.bf16 = config.precision == "bf16" or (
+            config.precision == "auto" and context.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+
+    def take(self, step: int, batches: Iterator[MicroBatch]) -> dict[str, Any]:
+        """One optimizer step; returns its row of metrics, the same on every worker but for times.
+
+        Raises:
+            NonFiniteLoss: loss or gradient is not finite; the step was not taken (see `Refusals`).
+            ShardError: the feed delivered other samples than planned.
+        """
+        config, plan = self.config, self.plan
+        began, waited = time.perf_counter(), 0.0
+        seen = step * config.batch.global_size
+        rate = learning_rate(config.optim, config.batch.global_size, seen, plan.total_samples)
+        set_learning_rate(self.optimizer, rate)
+        terms, organs = self.objective.term_names, list(plan.rows_by_organ)
+        # loss, replaced samples, terms of the loss, then count and loss by organ
+        sums = torch.zeros(2 + len(terms) + 2 * len(organs), dtype=torch.float64, device=self.context.device)
+        taken: list[MicroBatch] = []
+        lanes = range(self.context.rank, plan.lanes, self.context.world_size)
+        for lane in lanes:
+            waiting = time.perf_counter()
+            batch = self._checked(step, lane, next(batches))
+            waited += time.perf_counter() - waiting
+            taken.append(batch)
+            torch.manual_seed(lane_seed(config.seed, step, lane))
+            on_device = {name: tensor.to(self.context.device, non_blocking=True) for name, tensor in batch.items()}
+            sums += self._forward_backward(on_device, sync=lane == lanes[-1])
+        sums = self.context.sum(sums)
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.optim.clip_norm or math.inf)
+        values = sums.tolist()
+        refused = not (math.isfinite(values[0]) and torch.isfinite(norm))
+        if refused:
+            self.refusals.refuse(step, lanes, taken, values[0] / plan.lanes, float(norm))
+        else:
+            self.optimizer.step()
+            self.objective.after_step(seen + config.batch.global_size, config.batch.global_size, plan.total_samples)
+            self.refusals.in_a_row = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        counts, errors = values[-2 * len(organs) : -len(organs)], values[-len(organs) :]
+        took = time.perf_counter() - began
+        return {
+            "samples": seen + config.batch.global_size,
+            "epoch": (seen + config.batch.global_size) / plan.epoch_samples,
+            "loss": values[0] / plan.lanes,
+            **{name: value / plan.lanes for name, value in zip(terms, values[2:], strict=False)},
+            "replaced": int(values[1]), "refused": int(refused), "lr": rate, "grad_norm": float(norm),
+            "images_per_s": config.batch.global_size / took,
+            "data_wait": waited / took,
+            "organ_count": {o: int(c) for o, c in zip(organs, counts, strict=True)},
+            "organ_loss": {o: e / c for o, c, e in zip(organs, counts, errors, strict=True) if c},
+        }  # fmt: skip
+
+    def _checked(self, step: int, lane: int, batch: MicroBatch) -> MicroBatch:
+        """The batch, if it holds the samples that this lane is planned to have."""
+        expected = micro_batch_indices(step, lane, self.plan.lanes, self.config.batch.micro_size)
+        if not np.array_equal(batch["index"].numpy(), expected):
+            raise ShardError(
+                f"the stream is out of order at step {step}, lane {lane}: wanted samples from "
+                f"{expected[0]}, got {batch['index'][:4].tolist()}..."
+            )
+        if batch["replaced"].any():
+            self._note_replaced(step, expected[batch["replaced"].numpy() > 0])
+        return batch
+
+    def _forward_backward(self, batch: MicroBatch, sync: bool) -> torch.Tensor:
+        """Accumulate gradients of one micro-batch; returns loss terms, organ counts and organ loss sums."""
+        config, organs = self.config, len(self.plan.rows_by_organ)
+        images = random_crops(batch, config.encoder.img_px, config.crop, config.seed)
+        no_sync = getattr(self.model, "no_sync", contextlib.nullcontext)
+        with contextlib.nullcontext() if sync else no_sync():
+            out = self._backward(images, batch["index"])
+        counts = torch.bincount(batch["organ"], minlength=organs).double()
+        errors = torch.bincount(batch["organ"], weights=out.per_sample.double(), minlength=organs)
+        terms = [out.terms[name] for name in self.objective.term_names]
+        head = torch.stack([out.loss.detach(), batch["replaced"].sum(), *terms]).double()
+        return torch.cat([head, counts, errors])
+
+    def _backward(self, images: torch.Tensor, index: torch.Tensor) -> ObjectiveOutput:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            out: ObjectiveOutput = self.model(images, index)
+        # the mean over all lanes of the step, also where workers have different numbers of them: gradients add up
+        # over this worker's lanes, and the wrapper averages over workers
+        (out.loss * (self.context.world_size / self.plan.lanes)).backward()  # type: ignore[no-untyped-call]
+        return out
+
+    def _note_replaced(self, step: int, index: npt.NDArray[np.int64]) -> None:
+        """Say in the run's folder which samples had to be replaced, and where they should have been."""
+        path = Path(self.config.run_dir) / REPLACED / f"rank-{self.context.rank}.jsonl"
+        append_row(path, {"step": step, "index": index.tolist(), "shards": self.stream.paths(index)})
