@@ -8,7 +8,8 @@ from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
 from usfm.models.decoder import PixelShuffleDecoder
 from usfm.models.encoder import SIZES, Encoder, EncoderConfig, fold_patch_kernel
 from usfm.models.heads import TaskModel
-from usfm.models.objectives import ObjectiveConfig, PixelObjective
+from usfm.models.objective import ObjectiveConfig
+from usfm.models.pixel_objective import PixelObjective
 
 SMALL = EncoderConfig(size="tiny", img_px=64, drop_path=0.0)
 

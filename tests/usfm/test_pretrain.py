@@ -43,11 +43,15 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(latest_checkpoint(run_dir) / "model.safetensors")
 
 
-def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(small_shards: Path, tmp_path: Path) -> None:
-    whole = run(config_of(small_shards, tmp_path / "whole"))
+@pytest.mark.parametrize("kind", ["pixel", "teacher"])
+def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(
+    small_shards: Path, tmp_path: Path, kind: str
+) -> None:
+    objective = {"kind": kind, "spatial_mask": {"unit_px": 8}}
+    whole = run(config_of(small_shards, tmp_path / "whole", objective=objective))
     assert [row["step"] for row in whole] == list(range(1, STEPS + 1))
     for stop in (1, 4):
-        stopped = config_of(small_shards, tmp_path / f"stopped{stop}")
+        stopped = config_of(small_shards, tmp_path / f"stopped{stop}", objective=objective)
         assert run(stopped, stop_after=stop) == whole[:stop]
         assert run(stopped) == whole  # every value of every step, in order
         first, second = weights(tmp_path / "whole"), weights(tmp_path / f"stopped{stop}")
@@ -105,7 +109,7 @@ def test_two_workers_average_to_the_same_update(small_shards: Path, tmp_path: Pa
     config = config_of(small_shards, tmp_path, batch={"global_size": 8, "micro_size": 4},
                        encoder={"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.0})  # fmt: skip
     from usfm.data.augment import random_crops
-    from usfm.models.objectives import PixelObjective
+    from usfm.models.pixel_objective import PixelObjective
 
     torch.manual_seed(0)
     model = PixelObjective(config.encoder, config.objective, config.seed)

@@ -11,7 +11,8 @@ from usfm.data.codec import decode_grey
 from usfm.data.shard_reader import ShardReader
 from usfm.errors import CheckpointError
 from usfm.masking.patches import upsample_mask
-from usfm.models.objectives import OBJECTIVES, ObjectiveOutput
+from usfm.models.objective import ObjectiveOutput
+from usfm.models.objectives import OBJECTIVES
 from usfm.predict.predictor import whole_image
 from usfm.report.samples import draw_row, held_out_first
 from usfm.rng import stream_key
@@ -110,6 +111,8 @@ def reconstruction_panels(run_dir: Path, organs: int = 8, seed: int = 0, shards:
         images = torch.stack(squares)
         out: ObjectiveOutput = objective(images, index)
         hidden = upsample_mask(out.corrupted.tokens, config.encoder.patch_px)
+    if out.reconstruction is None:
+        return []  # this objective predicts no image
     return [
         _panel(organ, row["split"], seen[organ], row["id"], int(index[n]), images[n, 0], hidden[n], out, n)
         for n, (organ, row) in enumerate(zip(chosen, rows, strict=True))
@@ -121,6 +124,7 @@ def _panel(
     out: ObjectiveOutput, n: int,
 ) -> Panel:  # fmt: skip
     stopped, masked = out.corrupted.stopped[n, 0], out.corrupted.images[n, 0]
+    assert out.reconstruction is not None
     answer = out.reconstruction[n, 0]
     before, after = (torch.fft.fftshift(torch.fft.fft2(x)).abs().log1p() for x in (image, stopped))
     peak, somewhere = before.max().clamp(min=1e-6), bool(hidden.any())

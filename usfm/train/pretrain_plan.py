@@ -12,7 +12,7 @@ from usfm.data.stream import ImageStream, StreamConfig
 from usfm.errors import ConfigError
 from usfm.masking.patches import hidden_units
 from usfm.models.encoder import EncoderConfig
-from usfm.models.objectives import ObjectiveConfig
+from usfm.models.objective import ObjectiveConfig
 from usfm.train.optim import OptimConfig
 
 __all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "without_data"]

@@ -18,7 +18,7 @@ from torch import nn
 from usfm.data.augment import random_crops
 from usfm.data.stream import ImageStream, micro_batch_indices
 from usfm.errors import ShardError
-from usfm.models.objectives import Objective, ObjectiveOutput
+from usfm.models.objective import Objective, ObjectiveOutput
 from usfm.train.context import WorkerContext
 from usfm.train.journal import append_row
 from usfm.train.optim import learning_rate, set_learning_rate
