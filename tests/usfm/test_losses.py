@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -9,9 +10,14 @@ from usfm.losses.spatial import spatial_loss
 SIDE = 12
 
 
-def pair() -> tuple[torch.Tensor, torch.Tensor]:
+def half(whole: torch.Tensor) -> torch.Tensor:
+    """A symmetric support (B, N, N) in `fft2`'s order as `rfft2` orders it."""
+    return whole[..., : whole.shape[-1] // 2 + 1].float()
+
+
+def pair(side: int = SIDE) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
-    return torch.rand(2, 3, SIDE, SIDE, generator=g), torch.rand(2, 3, SIDE, SIDE, generator=g)
+    return torch.rand(2, 3, side, side, generator=g), torch.rand(2, 3, side, side, generator=g)
 
 
 def slow_dft(x: np.ndarray) -> np.ndarray:
@@ -45,8 +51,9 @@ def test_visible_pixels_get_no_gradient_from_the_spatial_loss() -> None:
     assert (a.grad[:, :, 6:] == 0).all()
 
 
-def test_focal_frequency_loss_equals_the_slow_version() -> None:
-    a, b = pair()
+@pytest.mark.parametrize("side", [12, 13])
+def test_focal_frequency_loss_equals_the_slow_version(side: int) -> None:
+    a, b = pair(side)
     values = []
     for n, c in np.ndindex(2, 3):
         d = np.abs(slow_dft((a[n, c] - b[n, c]).numpy().astype(np.float64)))
@@ -60,16 +67,42 @@ def test_without_focus_it_is_the_mean_squared_error() -> None:
     assert torch.allclose(frequency_loss(a, b, focal=False), F.mse_loss(a, b), rtol=1e-5)  # Parseval
 
 
-def test_support_restricts_the_spectrum() -> None:
-    a, b = pair()
-    support = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
-    support[0, 2:5, 3:9] = True
-    support[1, :, 0] = True
+@pytest.mark.parametrize("side", [12, 13])
+@pytest.mark.parametrize("focal", [True, False])
+def test_support_restricts_the_spectrum(side: int, focal: bool) -> None:
+    a, b = pair(side)
+    k = np.minimum(np.arange(side), side - np.arange(side))  # |frequency|
+    radius = np.hypot(k[:, None], k[None, :])
+    support = np.stack([(radius > 1) & (radius <= 4), radius > 3])
     values = []
     for n, c in np.ndindex(2, 3):
-        d = np.fft.fftshift(np.abs(slow_dft((a[n, c] - b[n, c]).numpy().astype(np.float64))))
-        values += (d[support[n].numpy()] ** 2).tolist()
-    assert np.isclose(float(frequency_loss(a, b, focal=False, support=support)), np.mean(values), rtol=1e-5)
+        d = np.abs(slow_dft((a[n, c] - b[n, c]).numpy().astype(np.float64)))
+        w = np.log(1 + d) / np.log(1 + d).max() if focal else np.ones_like(d)
+        values += (w * d**2)[support[n]].tolist()
+    ours = frequency_loss(a, b, focal=focal, support=half(torch.from_numpy(support)))
+    assert np.isclose(float(ours), np.mean(values), rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [12, 13])
+@pytest.mark.parametrize("restricted", [False, True])
+def test_the_gradient_is_that_of_the_whole_spectrum_with_the_weight_held(side: int, restricted: bool) -> None:
+    """Autograd through a complex DFT matrix in float64, w detached, against the closed form."""
+    a, b = (x.double() for x in pair(side))
+    k = torch.arange(side, dtype=torch.float64)
+    matrix = torch.polar(torch.ones(side, side, dtype=torch.float64), -2 * torch.pi * torch.outer(k, k) / side)
+    symmetric = torch.minimum(k, side - k)
+    support = ((symmetric[:, None] + symmetric[None, :]) % 3 > 0).expand(2, side, side)
+    slow_in = a.clone().requires_grad_()
+    power = (matrix @ (slow_in - b).to(matrix.dtype) @ matrix / side).abs().square()
+    w = torch.log1p(power.detach().sqrt())
+    weighted = power * w / w.amax(dim=(-2, -1), keepdim=True)
+    slow = weighted[support[:, None].expand_as(weighted)].mean() if restricted else weighted.mean()
+    slow.backward()
+    fast_in = a.float().requires_grad_()
+    fast = frequency_loss(fast_in, b.float(), support=half(support) if restricted else None)
+    (3 * fast).backward()
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-5)
+    assert torch.allclose(fast_in.grad.double(), 3 * slow_in.grad, atol=1e-7)
 
 
 def test_equal_images_have_zero_loss_and_finite_gradient() -> None:

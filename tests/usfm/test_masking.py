@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from usfm.errors import ConfigError
 from usfm.masking.dual import DualMask
-from usfm.masking.frequency import BandStopConfig, band_masks, band_radii, band_stop, choose_bands
+from usfm.masking.frequency import (
+    BandStopConfig,
+    band_masks,
+    band_radii,
+    band_stop,
+    choose_bands,
+    half_spectrum,
+    removed_spectrum,
+)
 from usfm.masking.patches import PatchMaskConfig, fill_hidden, hidden_units, patch_mask, upsample_mask
 
 SIDE = 48
@@ -73,7 +81,7 @@ def test_band_stop_equals_the_slow_version(side: int) -> None:
     x, radii = images(3, side), band_radii(side, 4, 9, 0.5, 6)
     chosen = torch.tensor([[True, False, False], [False, True, True], [False, False, False]])
     assert len(radii) - 1 == 3
-    ours = band_stop(x, band_masks(side, radii), chosen)
+    ours = band_stop(x, half_spectrum(band_masks(side, radii)), chosen)
     for n in range(3):
         slow = band_stop_by_hand(x[n, 0].numpy().astype(np.float64), radii, chosen[n].nonzero()[:, 0].tolist())
         assert np.abs(ours[n, 0].numpy() - slow).max() < 2e-6
@@ -87,13 +95,47 @@ def test_band_stop_removes_the_energy_of_its_bands_and_no_other() -> None:
     energy = (kept.abs() ** 2).sum() / SIDE**2
     complex_image = torch.fft.ifft2(torch.fft.ifftshift(kept))
     assert torch.allclose((complex_image.abs() ** 2).sum(), energy, rtol=1e-5)  # Parseval
-    assert torch.allclose(band_stop(x, masks, torch.tensor([[False, True, False]])), complex_image.abs(), atol=1e-6)
+    stopped = band_stop(x, half_spectrum(masks), torch.tensor([[False, True, False]]))
+    assert torch.allclose(stopped, complex_image.abs(), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [48, 49])
+def test_half_of_the_spectrum_says_it_all(side: int) -> None:
+    """Every band is symmetric under k -> -k, so the half that `rfft2` keeps determines the other."""
+    masks = band_masks(side, [4, 9, 16, side // 2])  # up to the highest frequency
+    whole = torch.fft.ifftshift(masks, dim=(-2, -1))
+    negated = whole.flip((1, 2)).roll((1, 1), (1, 2))  # W[-k mod N]
+    assert torch.equal(negated, whole)
+    halves = half_spectrum(masks)
+    assert halves.shape == (3, side, side // 2 + 1)
+    assert torch.equal(halves > 0, whole[:, :, : side // 2 + 1])
+    chosen = torch.tensor([[True, False, True], [False, False, False]])
+    union = removed_spectrum(halves, chosen)
+    assert torch.equal(union[0] > 0, (whole[0] | whole[2])[:, : side // 2 + 1])
+    assert not union[1].any()
 
 
 def test_as_many_bands_as_asked_for_uniformly() -> None:
     chosen = choose_bands(torch.arange(6000), bands=3, removed=2, seed=1)
     assert (chosen.sum(1) == 2).all()
     assert (chosen.float().mean(0) - 2 / 3).abs().max() < 0.02
+
+
+def test_a_preset_is_one_key_of_a_recipe() -> None:
+    fine = BandStopConfig.preset("fine")
+    assert BandStopConfig.build({"preset": "fine"}) == fine
+    assert BandStopConfig.build({"preset": "figure"}) == BandStopConfig()
+    changed = BandStopConfig.build({"preset": "fine", "ratio": 0.5})
+    assert (changed.growth, changed.ratio) == (0.2, 0.5)
+    assert "preset" not in changed.model_dump()  # a resolved config states values
+    with pytest.raises(ConfigError, match="no preset 'coarse'; there are figure, fine"):
+        BandStopConfig.build({"preset": "coarse"})
+
+
+def test_the_constants_move_with_the_model_and_no_checkpoint_holds_them() -> None:
+    dual = DualMask(SIDE, 8, PatchMaskConfig(unit_px=16), BandStopConfig(), seed=2)
+    assert dict(dual.state_dict()) == {}
+    assert dual.to("meta").bands.device.type == "meta"
 
 
 def test_a_ratio_that_removes_nothing_is_refused_and_zero_is_off() -> None:
@@ -142,6 +184,18 @@ def test_noise_fill_changes_hidden_pixels_alone_and_has_the_stated_spread() -> N
     filled = fill_hidden(x, hidden, PatchMaskConfig(fill="noise", noise_std=0.1), torch.arange(8), 0)
     assert torch.equal(filled[:, :, 24:], x[:, :, 24:])
     assert abs(float(filled[:, :, :24].std()) - 0.1) < 0.005
+
+
+def test_speckle_grows_with_the_grey_value() -> None:
+    x = torch.full((8, 1, SIDE, SIDE), 0.4)
+    x[:, :, :, 24:] = 0.1
+    hidden = torch.ones(8, SIDE, SIDE, dtype=torch.bool)
+    config = PatchMaskConfig(fill="noise", noise_kind="speckle", noise_std=0.2)
+    filled = fill_hidden(x, hidden, config, torch.arange(8), 0)
+    assert float(filled[..., :24].std()) == pytest.approx(0.2 * 0.4, rel=0.05)
+    assert float(filled[..., 24:].std()) == pytest.approx(0.2 * 0.1, rel=0.05)
+    again = fill_hidden(x[5:], hidden[5:], config, torch.arange(5, 8), 0)
+    assert torch.equal(again, filled[5:])  # a function of the sample, not of the batch
 
 
 def test_dual_mask_is_band_stop_then_fill() -> None:

@@ -1,6 +1,7 @@
 """The spatial mask of USFM: random mask units, hidden pixels filled with the image's own mean.
 
-Source: USFM (arXiv 2401.00153), spatial noise addition-recovery; unit and ratio after SimMIM (likely).
+Source: USFM (arXiv 2401.00153), spatial noise addition-recovery: the mask and its mean fill are known (from the
+authors' data code), the ratio is likely, the unit unknown (SimMIM's).
 """
 
 import math
@@ -18,18 +19,23 @@ __all__ = ["PatchMaskConfig", "fill_hidden", "hidden_units", "patch_mask", "upsa
 
 
 class PatchMaskConfig(Config):
-    """The spatial mask.
+    """The spatial mask, "noise addition-recovery" in the paper's words.
 
     Attributes:
-        unit_px: side M of a mask unit, a multiple of the patch (unknown in the paper: 32 or 16).
-        ratio: share r of units that are hidden (likely 0.6); 0 switches the spatial mask off.
-        fill: what hidden pixels become; "mean" is the authors' (known), "noise" adds Gaussian noise.
-        noise_std: standard deviation of that noise, for images in [0, 1].
+        unit_px: side M of a mask unit, a multiple of the patch. Unknown: 32 or 16.
+        ratio: share r of units that are hidden, ceil(r u^2) of u^2 (known). Likely: 0.6. 0 switches the spatial
+            mask off: frequency-only, for ablation.
+        fill: what hidden pixels become. Known: "mean", the image's own per channel. "zero" and "noise" are ours,
+            for the abstract's wording.
+        noise_kind: used by "noise": "gaussian" adds std z to a pixel, "speckle" adds std z times the pixel, as
+            multiplicative noise of ultrasound does; z is standard normal. Unknown.
+        noise_std: standard deviation of z's factor, for images in [0, 1]. Unknown.
     """
 
     unit_px: int = Field(default=32, ge=1)
     ratio: float = Field(default=0.6, ge=0, le=1)
     fill: Literal["mean", "zero", "noise"] = "mean"
+    noise_kind: Literal["gaussian", "speckle"] = "gaussian"
     noise_std: float = Field(default=0.25, gt=0)
 
 
@@ -51,7 +57,7 @@ def hidden_units(size_px: int, patch_px: int, config: PatchMaskConfig) -> tuple[
 def patch_mask(
     index: torch.Tensor, size_px: int, patch_px: int, config: PatchMaskConfig, seed: int
 ) -> torch.Tensor:
-    """Token masks, a pure function of (seed, sample index); units drawn uniformly without replacement.
+    """Token masks, a pure function of (seed, sample index); units drawn uniformly without replacement (known).
 
     Args:
         index: (B,) int64 sample indices.
@@ -88,17 +94,17 @@ def fill_hidden(
         seed: of the run, used by `noise` alone.
 
     Returns:
-        (B, C, S, S) float32. "mean" is each image's own mean per channel, over the whole image as given.
+        (B, C, S, S) float32. "mean" is each image's own mean per channel, over the whole image as given (known).
     """
     if config.fill == "mean":
-        fill = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+        fill = images.mean(dim=(2, 3), keepdim=True)
     elif config.fill == "zero":
-        fill = torch.zeros_like(images)
+        fill = images.new_zeros(())
     else:
         pixels = images[0].numel()
         # Box-Muller on counter-based draws: noise that does not depend on the batch or the worker
         draws = uniform(stream_key(seed, "fill noise"), index, 2 * pixels).view(len(images), 2, *images.shape[1:])
         radius = torch.sqrt(-2 * torch.log1p(-draws[:, 0]))
-        fill = images + config.noise_std * radius * torch.cos(2 * math.pi * draws[:, 1])
-        fill = fill.clamp(0, 1)
+        noise = config.noise_std * radius * torch.cos(2 * math.pi * draws[:, 1])
+        fill = (images + (noise * images if config.noise_kind == "speckle" else noise)).clamp(0, 1)
     return torch.where(hidden[:, None], fill, images)

@@ -39,8 +39,6 @@ class PixelObjective(Objective):
             index: (B,) int64 global sample indices; they decide the masks.
         """
         config, scale = self.config, self.encoder.config
-        if self.mask.bands.device != images.device:
-            self.mask.bands = self.mask.bands.to(images.device)
         corrupted = self.mask(images, index)
         tokens = self.encoder(corrupted.images, corrupted.tokens)
         predicted = self.decoder(tokens[:, 1:]).float()  # normalised grey values

@@ -63,8 +63,6 @@ class TeacherObjective(Objective):
 
     def forward(self, images: torch.Tensor, index: torch.Tensor) -> ObjectiveOutput:
         """One pass over clean images (B, 1, S, S) float32 in [0, 1] with (B,) int64 sample indices."""
-        if self.mask.bands.device != images.device:
-            self.mask.bands = self.mask.bands.to(images.device)
         corrupted = self.mask(images, index)
         target = self.targets(images)
         predicted = self.predictor(self.encoder(corrupted.images, corrupted.tokens)[:, 1:]).float()
