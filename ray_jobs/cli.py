@@ -19,6 +19,7 @@ COMMANDS = {
     "sweep": ("ray_jobs.sweep", "label-efficiency table: task x initialisation x label fraction x seed"),
     "evaluate": ("ray_jobs.evaluate", "score a head on a split, every item listed"),
     "export": ("ray_jobs.export", "a run's encoder as one folder with weights, config and licences"),
+    "weights": ("ray_jobs.weights", "explain every key of a weight file, ours or others', and convert it"),
     "serve": ("serve_apps.serve", "HTTP endpoint and web page for heads and encoders"),
 }
 

@@ -20,6 +20,7 @@ from usfm.train.pretrain import pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, without_data
 from usfm.train.pretrain_step import REPLACED
 from usfm.train.rundir import open_run
+from usfm.train.start import check_start
 
 __all__ = ["PretrainJobConfig", "main", "plan", "run"]
 
@@ -62,9 +63,11 @@ def plan(config: PretrainJobConfig) -> dict[str, Any]:
 
 
 def _resume_step(config: PretrainConfig, derived: PretrainPlan) -> int:
-    """The step at which the run in `run_dir` goes on; 0 = from the start."""
-    found = latest_checkpoint(Path(config.run_dir))
-    return int(check_identity(found, derived.identity(config))["step"]) if found else 0
+    """The step at which the run goes on, from its own checkpoint or from `start`; 0 = from the beginning."""
+    found, identity = latest_checkpoint(Path(config.run_dir)), derived.identity(config)
+    if found:
+        return int(check_identity(found, identity)["step"])
+    return check_start(config.start, identity, derived.total_steps)
 
 
 def run(config: PretrainJobConfig, console: Console) -> Path:
@@ -76,10 +79,13 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     """
     run_dir = Path(config.run_dir).absolute()
     shards = absolute(config.data.shards)  # workers have other working directories
-    config = config.model_copy(
-        update={"run_dir": str(run_dir), "data": config.data.model_copy(update={"shards": shards})}
-    )
+    start = config.start and config.start.model_copy(update={"source": str(Path(config.start.source).absolute())})
+    data = config.data.model_copy(update={"shards": shards})
+    config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start})
     derived = PretrainPlan.derive(config, ImageStream(config.data, config.seed), config.workers)
+    _resume_step(
+        config, derived
+    )  # refuses what cannot be gone on with before the folder says that it holds this run
     open_run(run_dir, config, derived.to_json(), may_change=(*PLACEMENT, "checkpoint_every", "keep_checkpoints"))
     with connect(config.cluster, console.verbose):
         require(config.workers * config.cpus_per_worker + 1, config.workers * config.gpus_per_worker)

@@ -1,14 +1,18 @@
 """What leaves a run: one folder with weights and everything needed to use them.
 
-model.safetensors     weights, without optimizer
-config.json           kind, classes, encoder, licences of the training data, metrics, SHA-256 of the weights
+model.safetensors     weights, without optimizer. An encoder alone is written in timm's names, its mask token in the
+                      header; a task's model in ours
+config.json           kind, classes, encoder, licences of the training data, metrics, SHA-256 of the weights; for an
+                      encoder they are under "usfm", beside what `timm.create_model("local-dir:FOLDER")` reads
 """
 
+import base64
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
@@ -17,13 +21,17 @@ from torch import nn
 from usfm.config import Config
 from usfm.data.cleaning.config import CleanConfig
 from usfm.errors import CheckpointError, ConfigError
-from usfm.models.encoder import Encoder, EncoderConfig
+from usfm.models.encoder import SIZES, Encoder, EncoderConfig
 from usfm.models.heads import TaskModel
+from usfm.models.weights.files import read_metadata
 
-__all__ = ["BundleSpec", "load_bundle", "save_bundle"]
+__all__ = ["BundleSpec", "bundle_weights", "load_bundle", "read_bundle_spec", "save_bundle", "timm_config"]
 
 WEIGHTS = "model.safetensors"
 SPEC = "config.json"
+OURS = "usfm"
+OWN_NAMES = "beit."  # in front of every name of the encoder but the mask token's
+MASK_TOKEN = "mask_token"
 
 
 class BundleSpec(Config):
@@ -60,11 +68,101 @@ def save_bundle(folder: Path, model: nn.Module, spec: BundleSpec) -> BundleSpec:
     """Write a bundle; returns the spec with its version filled in."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
+    header = {"format": "pt"}
+    if spec.kind == "embedding":
+        if (token := weights.pop(MASK_TOKEN, None)) is not None:  # timm refuses a tensor that it does not know
+            # alone in the header: safetensors writes its entries in any order, and the same model is the same file
+            header = {MASK_TOKEN: base64.b64encode(token.numpy().astype("<f4").tobytes()).decode()}
+        weights = {name.removeprefix(OWN_NAMES): tensor for name, tensor in weights.items()}
+    save_file(weights, folder / WEIGHTS, metadata=header)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     spec = spec.model_copy(update={"version": digest[:12]})
-    (folder / SPEC).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    document = spec.model_dump(mode="json")
+    if spec.kind == "embedding":
+        document = {**timm_config(spec.encoder), OURS: document}
+    (folder / SPEC).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return spec
+
+
+def timm_config(config: EncoderConfig) -> dict[str, Any]:
+    """What timm reads from `config.json`: the architecture, its arguments, how to normalise.
+
+    Empty for an encoder without a final norm: timm's `Beit` then has a norm behind the pooling, ours has not.
+    """
+    if not config.final_norm:
+        return {}
+    width, depth, heads = SIZES[config.size]
+    grey = config.channels == 1
+    return {
+        "architecture": "beit_base_patch16_224",  # timm's name for the family; the arguments say the rest
+        "num_classes": 0,
+        "num_features": width,
+        "pretrained_cfg": {
+            "input_size": [config.channels, config.img_px, config.img_px],
+            "mean": [config.mean] if grey else list(config.channel_mean),
+            "std": [config.std] if grey else list(config.channel_std),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "fixed_input_size": True,
+            "num_classes": 0,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+        "model_args": {
+            "img_size": config.img_px,
+            "patch_size": config.patch_px,
+            "in_chans": config.channels,
+            "num_classes": 0,
+            "embed_dim": width,
+            "depth": depth,
+            "num_heads": heads,
+            "init_values": config.layer_scale or 0.0,
+            "use_abs_pos_emb": config.positions == "absolute",
+            "use_rel_pos_bias": config.positions == "block_bias",
+            "use_shared_rel_pos_bias": config.positions == "shared_bias",
+            "use_fc_norm": False,
+        },
+    }
+
+
+def read_bundle_spec(folder: Path) -> BundleSpec:
+    """What a bundle says of itself, without loading its weights.
+
+    Raises:
+        CheckpointError: there is no bundle.
+    """
+    try:
+        document = json.loads((folder / SPEC).read_text(encoding="utf-8"))
+        return BundleSpec.build(document.get(OURS, document))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no model bundle at {folder} (no {SPEC} there); `usfm export` writes one from a run"
+        ) from None
+    except (OSError, ValueError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{folder} is not a model bundle: {error}") from None
+
+
+def bundle_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """A bundle's tensors under our names, mask token and all.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is not the one that the spec describes.
+    """
+    spec, path = read_bundle_spec(folder), folder / WEIGHTS
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{folder} is not a model bundle: {error}") from None
+    if digest[:12] != spec.version:
+        raise CheckpointError(f"{path} is not the file that {SPEC} describes (version {spec.version})")
+    weights: dict[str, torch.Tensor] = load_file(path)
+    if spec.kind != "embedding" or any(name.startswith(OWN_NAMES) for name in weights):
+        return weights
+    weights = {OWN_NAMES + name: tensor for name, tensor in weights.items()}
+    if (token := read_metadata(path).get(MASK_TOKEN)) is not None:
+        values = np.frombuffer(base64.b64decode(token), dtype="<f4").copy()
+        weights[MASK_TOKEN] = torch.from_numpy(values).reshape(1, 1, -1)
+    return weights
 
 
 def load_bundle(folder: Path, device: torch.device | None = None) -> tuple[nn.Module, BundleSpec]:
@@ -73,19 +171,13 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> tuple[nn.Mo
     Raises:
         CheckpointError: no bundle there, weights do not match the spec or its version.
     """
-    try:
-        spec = BundleSpec.build(json.loads((folder / SPEC).read_text(encoding="utf-8")))
-        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    except (OSError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{folder} is not a model bundle: {error}") from None
-    if digest[:12] != spec.version:
-        raise CheckpointError(f"{folder / WEIGHTS} is not the file that {SPEC} describes (version {spec.version})")
+    spec, weights = read_bundle_spec(folder), bundle_weights(folder)
     if spec.kind == "embedding":
         model: nn.Module = Encoder(spec.encoder)
     else:
         model = TaskModel(spec.encoder, spec.kind, len(spec.classes))
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: weights do not fit the spec: {error}") from None
     return model.to(device or "cpu").eval(), spec

@@ -1,13 +1,16 @@
-"""The encoder: BEiT-style ViT with one shared relative position bias, timm's `Beit` in three sizes.
+"""The encoder: BEiT-style ViT with one shared relative position bias, timm's `Beit` in five sizes.
 
 Source: known from the key list of the authors' released weights (ViT-B/16, 224 px, LayerScale 0.1, no absolute
-positions, q and v biases). timm's `Beit` is this network; nothing of it is written again here.
+positions, q and v biases). timm's `Beit` is this network; nothing of it is written again here. The switches that
+are not the paper's (`positions`, `layer_scale`, `channels`, `final_norm`) exist so that other people's ViT weights
+are this network exactly (usfm.models.weights).
 """
 
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.beit import Beit
 from torch import nn
 
@@ -16,39 +19,61 @@ from usfm.config import Config
 __all__ = ["SIZES", "Encoder", "EncoderConfig", "fold_patch_kernel"]
 
 # width, depth, heads
-SIZES = {"nano": (96, 6, 3), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+SIZES = {
+    "nano": (96, 6, 3),
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
 MaskToken = Literal["added", "replace", "none"]
+Positions = Literal["shared_bias", "block_bias", "absolute"]
 
 
 class EncoderConfig(Config):
-    """The encoder's shape.
+    """The encoder's shape. Known, likely, unknown: how sure we are that the paper does it so.
 
     Attributes:
-        size: nano (0.7 M parameters, for demonstrations and tests on a CPU), tiny (5.5 M), small (22 M) or base
-            (86 M, the paper's).
-        img_px: side of the square input.
-        patch_px: side of a patch.
-        drop_path: stochastic depth rate of the last block, rising linearly from 0.
-        layer_scale: initial LayerScale.
-        mean: subtracted from grey values in [0, 1]; the mean of ImageNet's three.
+        size: nano (0.7 M parameters, for demonstrations and tests on a CPU), tiny (5.5 M), small (22 M), base
+            (86 M; known: the paper's) or large (304 M).
+        img_px: side of the square input. Known: 224.
+        patch_px: side of a patch. Known: 16.
+        drop_path: stochastic depth rate of the last block, rising linearly from 0. Known: 0.1.
+        positions: how the network knows where a patch is. Known: "shared_bias", one table of relative position
+            biases for all blocks. "block_bias" (a table per block) and "absolute" (an embedding that is added)
+            are what BEiT's fine-tuned models, and MAE, DINOv2 and plain ViTs have.
+        layer_scale: initial LayerScale; None or 0 = a network without it. Known: 0.1.
+        final_norm: LayerNorm after the last block. Known: True. False for models that norm after pooling.
+        channels: 1, or 3 with the grey value repeated. Known: 3; ours stores grey, and 1 is equal (see
+            usfm.models.weights.grey).
+        mean: subtracted from grey values in [0, 1]; the mean of ImageNet's three. Unknown in pre-training.
         std: divided by; likewise.
-        mask_token: how a learnt token marks hidden patches: "added" to the embedding (A2MIM, default),
-            "replace" it (SimMIM), or "none".
+        channel_mean: the same for each of three channels. Known downstream: ImageNet's; likely in pre-training.
+        channel_std: divided by; likewise.
+        mask_token: how a learnt token marks hidden patches: "added" to the embedding (likely: A2MIM, the method
+            it builds on), "replace" it (SimMIM, BEiT), or "none". Known: the token exists.
     """
 
-    size: Literal["nano", "tiny", "small", "base"] = "base"
+    size: Literal["nano", "tiny", "small", "base", "large"] = "base"
     img_px: int = Field(default=224, ge=16)
     patch_px: int = Field(default=16, ge=2)
     drop_path: float = Field(default=0.1, ge=0, lt=1)
-    layer_scale: float = Field(default=0.1, gt=0)
+    positions: Positions = "shared_bias"
+    layer_scale: float | None = Field(default=0.1, ge=0)
+    final_norm: bool = True
+    channels: Literal[1, 3] = 1
     mean: float = 0.449
     std: float = Field(default=0.226, gt=0)
+    channel_mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    channel_std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
     mask_token: MaskToken = "added"
 
     @model_validator(mode="after")
     def _divides(self) -> "EncoderConfig":
         if self.img_px % self.patch_px:
             raise ValueError(f"img_px {self.img_px} is not a multiple of patch_px {self.patch_px}")
+        if min(self.channel_std) <= 0:
+            raise ValueError(f"channel_std {self.channel_std} must be greater than 0")
         return self
 
     @property
@@ -72,18 +97,20 @@ class Encoder(nn.Module):
         self.beit = Beit(
             img_size=config.img_px,
             patch_size=config.patch_px,
-            in_chans=1,
+            in_chans=config.channels,
             num_classes=0,
             embed_dim=width,
             depth=depth,
             num_heads=heads,
             drop_path_rate=config.drop_path,
-            init_values=config.layer_scale,
-            use_abs_pos_emb=False,
-            use_rel_pos_bias=False,
-            use_shared_rel_pos_bias=True,
+            init_values=config.layer_scale or None,
+            use_abs_pos_emb=config.positions == "absolute",
+            use_rel_pos_bias=config.positions == "block_bias",
+            use_shared_rel_pos_bias=config.positions == "shared_bias",
             use_fc_norm=False,  # keeps the final norm of the released weights
         )
+        if not config.final_norm:
+            self.beit.norm = nn.Identity()
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if config.mask_token != "none" else None
         if self.mask_token is not None:
             nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -105,14 +132,17 @@ class Encoder(nn.Module):
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """As `forward`, and the tokens (B, 1 + N, D) after some blocks (counted from 1), before the norm."""
         beit = self.beit
-        tokens = beit.patch_embed((images - self.config.mean) / self.config.std)  # (B, N, D)
+        tokens = beit.patch_embed(self.normalise(images))  # (B, N, D)
         if hidden is not None and self.mask_token is not None:
             marked = hidden.flatten(1)[..., None].to(tokens.dtype)  # (B, N, 1)
             if self.config.mask_token == "replace":
                 tokens = tokens * (1 - marked)
             tokens = tokens + self.mask_token.to(tokens.dtype) * marked
         tokens = torch.cat([beit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        bias = beit.rel_pos_bias()  # (heads, 1 + N, 1 + N), once per forward for all blocks
+        if beit.pos_embed is not None:
+            tokens = tokens + beit.pos_embed
+        # (heads, 1 + N, 1 + N), once per forward for all blocks
+        bias = None if beit.rel_pos_bias is None else beit.rel_pos_bias()
         taken = []
         for number, block in enumerate(beit.blocks, start=1):
             tokens = block(tokens, shared_rel_pos_bias=bias)
@@ -121,9 +151,19 @@ class Encoder(nn.Module):
         normed: torch.Tensor = beit.norm(tokens)
         return taken, normed
 
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Grey values (B, 1, S, S) in [0, 1] to what the patch embedding takes, (B, channels, S, S)."""
+        config = self.config
+        if config.channels == 1:
+            return (images - config.mean) / config.std
+        mean = images.new_tensor(config.channel_mean)[:, None, None]
+        return (images - mean) / images.new_tensor(config.channel_std)[:, None, None]
+
 
 def fold_patch_kernel(weight: torch.Tensor) -> torch.Tensor:
     """A patch kernel for grey input that equals the RGB one on grey replicated three times.
+
+    It does so where every channel is normalised alike; usfm.models.weights.grey has the general case.
 
     Args:
         weight: (D, 3, P, P).

@@ -3,7 +3,6 @@
 idea: LitServe's four verbs, written anew.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from usfm.data.cleaning.config import CleanConfig
 from usfm.data.cleaning.region import content_box, whole
 from usfm.data.prepare import shrink
 from usfm.data.readers.frames import Box, Frame
-from usfm.errors import CheckpointError, ConfigError
-from usfm.models.bundle import SPEC, BundleSpec, load_bundle
+from usfm.models.bundle import BundleSpec, load_bundle, read_bundle_spec
 from usfm.models.encoder import Encoder
 from usfm.predict.decode import Decoded, decode
 from usfm.predict.render import class_colour, overlay, png_base64
@@ -49,14 +47,7 @@ def read_spec(bundle_dir: str | Path) -> BundleSpec:
     Raises:
         CheckpointError: there is no bundle.
     """
-    try:
-        return BundleSpec.build(json.loads((Path(bundle_dir) / SPEC).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"no model bundle at {bundle_dir} (no {SPEC} there); `usfm export` writes one from a run"
-        ) from None
-    except (OSError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{bundle_dir} is not a model bundle: {error}") from None
+    return read_bundle_spec(Path(bundle_dir))
 
 
 def whole_image(pixels: npt.NDArray[np.uint8], out_px: int, canvas_px: int) -> torch.Tensor:

@@ -41,8 +41,9 @@ class FinetuneConfig(Config):
         run_dir: folder of the run.
         shards: folder that `usfm ingest` wrote.
         task: rows and classes.
-        init: "scratch", or a pre-training run or an exported encoder to start from.
-        encoder: network; None = that of `init`. Needed for scratch.
+        init: "scratch", or what to start from: a pre-training run, a checkpoint, an exported encoder, or a weight
+            file of a known layout (`usfm weights`).
+        encoder: network; None = that of `init`, of which only the image side may differ. Needed for scratch.
         fraction: share of the training patients whose labels are used.
         seed: of the fraction, the head's start and the batches.
         steps: optimizer steps, the same for every fraction.
@@ -86,7 +87,7 @@ class FinetuneConfig(Config):
             return self.encoder
         theirs = encoder_config_of(Path(self.init))
         ours = self.encoder or theirs
-        for key in ("size", "img_px", "patch_px", "mean", "std"):
+        for key in ("size", "patch_px", "positions", "final_norm", "channels", "mean", "std"):
             if getattr(ours, key) != getattr(theirs, key):
                 raise ConfigError(
                     f"encoder.{key}={getattr(ours, key)} but {self.init} was trained with {getattr(theirs, key)}; "

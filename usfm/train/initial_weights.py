@@ -1,32 +1,40 @@
-"""Where an encoder's weights come from: a pre-training run of ours, or an exported bundle."""
+"""Where an encoder's weights come from: a run of ours, a checkpoint, a bundle, or a weight file."""
 
-import json
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-
 from usfm.errors import CheckpointError, ConfigError
-from usfm.models.bundle import SPEC, WEIGHTS, BundleSpec
+from usfm.models.bundle import SPEC, WEIGHTS, bundle_weights, read_bundle_spec
 from usfm.models.encoder import Encoder, EncoderConfig
-from usfm.train.checkpoint import MODEL, latest_checkpoint, read_state, require_fit
+from usfm.models.weights.files import file_sha256, read_tensors
+from usfm.models.weights.fit import fit_weights, grey_config, source_normalisation
+from usfm.models.weights.read import SourceWeights, explain_weights, read_weights
+from usfm.models.weights.report import WeightsReport
+from usfm.train.checkpoint import MODEL, STATE, latest_checkpoint, read_state, require_fit
 from usfm.train.rundir import read_config
 
-__all__ = ["encoder_config_of", "load_encoder", "weights_hash"]
+__all__ = ["encoder_config_of", "load_encoder", "read_source", "weights_hash"]
 
 
 def encoder_config_of(source: Path) -> EncoderConfig:
-    """The network of a pre-training run or a bundle.
+    """The network of a run, a checkpoint, a bundle, or a weight file; of a colour model its grey equal.
 
     Raises:
-        CheckpointError: the folder is neither.
+        CheckpointError: it is none of these.
+        ConfigError: a weight file whose keys do not say how its input was normalised.
     """
+    if source.is_file():
+        weights = read_weights(source)
+        source_normalisation(weights)
+        return grey_config(weights)
     if (source / SPEC).exists():
-        return BundleSpec.build(json.loads((source / SPEC).read_text(encoding="utf-8"))).encoder
+        return read_bundle_spec(source).encoder
+    run_dir = source.parent if (source / STATE).exists() else source
     try:
-        return EncoderConfig.build(read_config(source)["encoder"])
+        return EncoderConfig.build(read_config(run_dir)["encoder"])
     except (ConfigError, KeyError) as error:
-        raise CheckpointError(f"{source} is neither a pre-training run nor an exported model: {error}") from None
+        raise CheckpointError(
+            f"{source} is neither a pre-training run nor an exported model nor a weight file: {error}"
+        ) from None
 
 
 def weights_hash(source: Path) -> str:
@@ -35,29 +43,61 @@ def weights_hash(source: Path) -> str:
     Raises:
         CheckpointError: no whole checkpoint there.
     """
+    if source.is_file():
+        return file_sha256(source)
     if (source / SPEC).exists():
-        return BundleSpec.build(json.loads((source / SPEC).read_text(encoding="utf-8"))).version
-    if (found := latest_checkpoint(source)) is not None:
-        return str(read_state(found)["sha256"][MODEL])
-    raise CheckpointError(f"{source} holds no whole checkpoint yet; pre-train first, or set init=scratch")
+        return read_bundle_spec(source).version
+    return str(read_state(_checkpoint(source))["sha256"][MODEL])
 
 
-def load_encoder(encoder: Encoder, source: Path) -> None:
-    """Load an encoder's weights; every key must fit, but a mask token that downstream does not use.
+def read_source(source: Path) -> SourceWeights:
+    """The weights of any source, each key explained.
 
     Raises:
-        CheckpointError: no whole checkpoint there, or keys or shapes differ.
+        CheckpointError: nothing there, damaged, or not a ViT of a known layout.
     """
+    if source.is_file():
+        return read_weights(source)
+    config = encoder_config_of(source)
     if (source / SPEC).exists():
-        path = source / WEIGHTS
-    elif (found := latest_checkpoint(source)) is not None:
-        path = found / MODEL
+        path, tensors = source / WEIGHTS, bundle_weights(source)
     else:
-        raise CheckpointError(f"{source} holds no whole checkpoint yet; pre-train first, or set init=scratch")
-    weights: dict[str, torch.Tensor] = load_file(path)
-    if any(key.startswith("encoder.") for key in weights):
-        weights = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+        path = _checkpoint(source) / MODEL
+        tensors, _ = read_tensors(path)
+    return explain_weights(str(path), file_sha256(path), tensors, config=config)
+
+
+def load_encoder(encoder: Encoder, source: Path) -> WeightsReport:
+    """Load an encoder's weights, fitted to its image side, channels and normalisation; every key is explained.
+
+    A mask token that the encoder does not use is left out; one that the source lacks keeps its first values.
+
+    Args:
+        encoder: to fill.
+        source: a run's folder, a checkpoint's folder, a bundle, or a weight file (`usfm weights`).
+
+    Returns:
+        What became of every key of the source.
+
+    Raises:
+        CheckpointError: no whole checkpoint there, unexplained keys, or another network.
+        ConfigError: a weight file whose keys do not say how its input was normalised.
+    """
+    weights = read_source(source)
+    state = fit_weights(weights, encoder.config)
     if encoder.mask_token is None:
-        weights.pop("mask_token", None)
-    require_fit(path, encoder, weights, "leave `encoder` out to take the size and image side of `init`")
-    encoder.load_state_dict(weights)
+        state.pop("mask_token", None)
+    else:
+        state.setdefault("mask_token", encoder.mask_token.detach())
+    require_fit(source, encoder, state, "leave `encoder` out to take the network of `init`")
+    encoder.load_state_dict(state)
+    return weights.report
+
+
+def _checkpoint(source: Path) -> Path:
+    """The checkpoint's folder that a source means."""
+    if (source / STATE).exists():
+        return source
+    if (found := latest_checkpoint(source)) is not None:
+        return found
+    raise CheckpointError(f"{source} holds no whole checkpoint yet; pre-train first, or set init=scratch")

@@ -18,7 +18,7 @@ class OptimConfig(Config):
     Attributes:
         lr: base rate for a global batch of `base_batch`; the peak is lr x batch / base_batch.
         base_batch: see `lr`.
-        weight_decay: none on 1-D tensors, biases, tokens and the relative position bias.
+        weight_decay: none on 1-D tensors, biases, tokens and positions.
         beta1: of AdamW.
         beta2: of AdamW.
         warmup: share of the run with a linearly rising rate.
@@ -88,9 +88,9 @@ def _distance(name: str, depth: int) -> int:
     """Blocks between a parameter and the head."""
     if block := _BLOCK.search(name):
         return depth - int(block.group(1))
-    embedding = ("patch_embed", "cls_token", "mask_token", "relative_position_bias_table")
+    embedding = ("patch_embed", "cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
     return depth + 1 if any(part in name for part in embedding) else 0
 
 
 def _is_token(name: str) -> bool:
-    return name.endswith(("cls_token", "mask_token", "relative_position_bias_table"))
+    return name.endswith(("cls_token", "mask_token", "pos_embed", "relative_position_bias_table"))

@@ -12,13 +12,14 @@ import torch
 from usfm.data.stream import ImageStream, micro_batch_indices
 from usfm.models.objectives import OBJECTIVES
 from usfm.rng import stream_key
-from usfm.train.checkpoint import checkpoint_folder, latest_checkpoint, restore_checkpoint
+from usfm.train.checkpoint import checkpoint_folder, latest_checkpoint
 from usfm.train.checkpoint_writer import CheckpointWriter
 from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal
 from usfm.train.optim import make_optimizer
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 from usfm.train.pretrain_step import MicroBatch, PretrainStep
+from usfm.train.start import begin
 
 __all__ = ["Feed", "local_feed", "pretrain"]
 
@@ -67,9 +68,7 @@ def pretrain(
     torch.manual_seed(stream_key(config.seed, "init"))
     objective = OBJECTIVES[config.objective.kind](config.encoder, config.objective, config.seed).to(context.device)
     optimizer = make_optimizer(objective, config.optim)
-    start = 0
-    if (found := _agreed(context, run_dir)) is not None:
-        start = int(restore_checkpoint(found, objective, optimizer, identity)["step"])
+    start = begin(_agreed(context, run_dir), config.start, objective, optimizer, identity)
     step_of = PretrainStep(config, plan, context, stream, objective, optimizer)
     end = min(plan.total_steps, stop_after or plan.total_steps)
     batches = feed_of(stream, plan)(start)

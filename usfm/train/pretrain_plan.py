@@ -14,6 +14,7 @@ from usfm.masking.patches import hidden_units
 from usfm.models.encoder import EncoderConfig
 from usfm.models.objective import ObjectiveConfig
 from usfm.train.optim import OptimConfig
+from usfm.train.start import StartConfig
 
 __all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "without_data"]
 
@@ -62,6 +63,7 @@ class PretrainConfig(Config):
     Attributes:
         run_dir: folder of the run; an interrupted run goes on when it is started again.
         seed: of everything that is drawn.
+        start: what a new run continues from; None = from random weights.
         data: the stream.
         crop: training views.
         encoder: network.
@@ -79,6 +81,7 @@ class PretrainConfig(Config):
 
     run_dir: str = "runs/pretrain"
     seed: int = 0
+    start: StartConfig | None = None
     data: StreamConfig = StreamConfig()
     crop: CropConfig = CropConfig()
     encoder: EncoderConfig = EncoderConfig()

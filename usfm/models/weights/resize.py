@@ -1,0 +1,68 @@
+"""Positions for another image side: bias tables and position embeddings, resampled by timm's own functions.
+
+The authors' loader transposes the table and yields NaN at 256, 384, 448 and 480 px. timm's keeps rows as rows;
+tests hold it against positions that are computed by hand, at every side from 64 to 1024 px.
+"""
+
+import warnings
+
+import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+
+from usfm.errors import CheckpointError
+
+__all__ = ["resize_positions", "resize_table"]
+
+CLS_ROWS = 3  # cls -> patch, patch -> cls, cls -> cls; the last rows of a table
+
+
+def resize_table(table: torch.Tensor, grid: int) -> torch.Tensor:
+    """A relative position bias table for another grid.
+
+    Near offsets keep their values, far ones are stretched by a geometric progression (BEiT's scheme), so a patch
+    sees its neighbours as before. The three CLS rows are copied.
+
+    Args:
+        table: ((2 G - 1)^2 + 3, heads); row (dh + G - 1) * (2 G - 1) + (dw + G - 1).
+        grid: patches per side of the new image, >= 2.
+
+    Returns:
+        ((2 grid - 1)^2 + 3, heads), finite where the table is.
+
+    Raises:
+        CheckpointError: a grid of one patch has no offsets, or the table is not of a square grid.
+    """
+    side = round((len(table) - CLS_ROWS) ** 0.5)
+    if side**2 + CLS_ROWS != len(table) or side % 2 == 0:
+        raise CheckpointError(
+            f"a bias table of {len(table)} rows is not of a square grid: expected (2 G - 1)^2 + 3"
+        )
+    old = (side + 1) // 2
+    if old == grid:
+        return table
+    if min(old, grid) < 2:
+        raise CheckpointError(f"cannot resize a bias table from a grid of {old} to {grid}; both must be at least 2")
+    rows = (2 * grid - 1) ** 2 + CLS_ROWS
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"timm\.")  # of torch, about how timm indexes
+        resized: torch.Tensor = resize_rel_pos_bias_table(
+            table, (grid, grid), (rows, table.shape[1]), old_window_size=(old, old)
+        )
+    return resized
+
+
+def resize_positions(state: dict[str, torch.Tensor], grid: int) -> dict[str, torch.Tensor]:
+    """An encoder's state dict for another grid; everything but positions is passed on.
+
+    Args:
+        state: keys of `Encoder.state_dict()`.
+        grid: patches per side.
+    """
+    resized = dict(state)
+    for key, tensor in state.items():
+        if key.endswith("relative_position_bias_table"):
+            resized[key] = resize_table(tensor, grid)
+        elif key == "beit.pos_embed":
+            resized[key] = resample_abs_pos_embed(tensor, [grid, grid], num_prefix_tokens=1)
+    return resized
