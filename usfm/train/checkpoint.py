@@ -8,7 +8,10 @@ step-00000100/
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +19,33 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from usfm.errors import CheckpointError
+from usfm.data.patience import patiently
+from usfm.errors import CheckpointError, EnvironmentProblem
 
 __all__ = [
+    "Snapshot",
     "check_identity",
     "checkpoint_folder",
+    "checkpoints",
+    "find_checkpoint",
+    "gather_optimizer",
     "gather_weights",
+    "is_whole",
     "latest_checkpoint",
     "load_weights",
     "read_state",
     "require_fit",
     "restore_checkpoint",
-    "save_checkpoint",
+    "take_snapshot",
+    "write_snapshot",
 ]
+
+log = logging.getLogger(__name__)
 
 STATE = "state.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
+READ_PATIENCE_S = 30.0
 
 
 def checkpoint_folder(run_dir: Path, step: int) -> Path:
@@ -40,50 +53,108 @@ def checkpoint_folder(run_dir: Path, step: int) -> Path:
     return run_dir / f"step-{step:08d}"
 
 
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Folders of a run's checkpoints, newest first, whole or not."""
+    return sorted((path for path in run_dir.glob("step-*") if path.is_dir()), reverse=True)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint holds, in CPU memory and apart from what is trained on."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    state: dict[str, Any]
+
+
+def take_snapshot(
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> Snapshot:
+    """Copy the state after `step` steps. Every worker calls it: sharded tensors are gathered."""
+    return Snapshot(step, gather_weights(model), gather_optimizer(model, optimizer), dict(state))
+
+
 def gather_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer, on the CPU and detached from the model."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    return {name: _copied(tensor) for name, tensor in model.state_dict().items()}
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, state: Mapping[str, Any]
-) -> None:
+def gather_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state, on the CPU and detached; `model` is what its parameters belong to."""
+    state: dict[str, Any] = optimizer.state_dict()
+    moments = {
+        number: {name: _copied(value) if torch.is_tensor(value) else value for name, value in of_one.items()}
+        for number, of_one in state["state"].items()
+    }
+    # groups change with the learning rate: they are copied too
+    return {**state, "state": moments, "param_groups": [dict(group) for group in state["param_groups"]]}
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     """Write a checkpoint into an empty folder; `state.json` comes last and holds the other files' hashes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(gather_weights(model), folder / MODEL)
-    if optimizer is not None:
-        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+    folder.mkdir()  # not its parents: a run's folder that is missing is a storage that is away
+    save_file(snapshot.weights, folder / MODEL)
+    torch.save(snapshot.optimizer, folder / OPTIMIZER)
     hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != STATE}
-    (folder / STATE).write_text(json.dumps({**state, "sha256": hashes}, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps({**snapshot.state, "sha256": hashes}, indent=1) + "\n"
+    (folder / STATE).write_text(text, encoding="utf-8")
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """Check a checkpoint's hashes and return its state.
 
+    A process hashes a file once, and again when its size, time or inode has changed. A storage that does not answer
+    is asked again for a while: a good checkpoint must not be taken for a damaged one.
+
     Raises:
         CheckpointError: a file is missing or its content changed.
     """
     try:
-        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        text = patiently(lambda: (folder / STATE).read_text(encoding="utf-8"), str(folder / STATE), READ_PATIENCE_S)
+        state: dict[str, Any] = json.loads(text)
         for name, expected in state["sha256"].items():
-            if _sha256(folder / name) != expected:
+            if patiently(partial(_known_sha256, folder / name), str(folder / name), READ_PATIENCE_S) != expected:
                 raise CheckpointError(
                     f"{folder / name} does not match its hash in {STATE}; use an older checkpoint"
                 )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EnvironmentProblem, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {error}") from None
     return state
 
 
-def latest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest checkpoint of a run that is whole; damaged or half-written ones are passed over."""
-    for folder in sorted(run_dir.glob("step-*"), reverse=True):
+def is_whole(folder: Path) -> bool:
+    """Whether all files of a checkpoint are there with the content they were saved with."""
+    try:
+        read_state(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def find_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a run that is whole, and why each newer one is passed over, newest first."""
+    reasons: list[str] = []
+    for folder in checkpoints(run_dir):
         try:
             read_state(folder)
-        except CheckpointError:
+        except CheckpointError as error:
+            reasons.append(str(error))
             continue
-        return folder
-    return None
+        return folder, reasons
+    return None, reasons
+
+
+def latest_checkpoint(run_dir: Path) -> Path | None:
+    """The newest checkpoint of a run that is whole; damaged or half-written ones are passed over with a warning."""
+    found, reasons = find_checkpoint(run_dir)
+    for reason in reasons:
+        log.warning("passed over: %s", reason)
+    return found
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -147,6 +218,16 @@ def check_identity(folder: Path, must_equal: Mapping[str, Any]) -> dict[str, Any
                 "would differ. Use another run_dir, or the old value"
             )
     return state
+
+
+def _known_sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256_of(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: Path, *_: int) -> str:
+    return _sha256(path)
 
 
 def _sha256(path: Path) -> str:

@@ -1,61 +1,125 @@
 """The metrics of a run: one JSON line per step and the same as TensorBoard scalars."""
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from usfm.data.patience import patiently
+from usfm.train.board import Board
+from usfm.train.row_file import RowFile
 
-__all__ = ["Journal", "append_row", "last_row", "read_journal"]
+__all__ = ["Journal", "append_row", "last_row", "read_journal", "scalars_of"]
 
+JOURNAL = "metrics.jsonl"
 TAIL_BYTES = 1 << 20  # longer than any row
+END_PATIENCE_S = 120.0
+
+
+def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row by name; nested mappings as `name/key`."""
+    flat: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}/{key}": scalar for key, scalar in value.items()}
+        elif isinstance(value, int | float):
+            flat[name] = value
+    return flat
 
 
 class Journal:
-    """Appends to `metrics.jsonl` and `tensorboard/` of a run. A resumed run drops the lines that it will redo."""
+    """Appends to `metrics.jsonl` and `tensorboard/` of a run. A resumed run drops the lines that it will redo.
 
-    def __init__(self, run_dir: Path, resume_step: int = 0, writes: bool = True) -> None:
+    A storage that is full or away does not stop the run: rows wait in memory until it takes them (see `RowFile`).
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        resume_step: int = 0,
+        writes: bool = True,
+        unwritten: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
         """Open the journal; use it in a `with` block.
 
         Args:
             run_dir: folder of the run.
             resume_step: lines of later steps are dropped first.
             writes: False on all workers but one, where every call does nothing.
+            unwritten: rows up to `resume_step` that the checkpoint kept because the file did not take them.
         """
         self._writes = writes
         if not writes:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / "metrics.jsonl"
-        kept = [json.dumps(row) for row in read_journal(run_dir) if row["step"] <= resume_step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
+        self._run_dir = run_dir
+        keep_bytes, last = _end_of(run_dir / JOURNAL, resume_step)
+        self._rows = RowFile(run_dir / JOURNAL, keep_bytes)
+        self._rows.flush()
+        for row in unwritten:
+            if last < row["step"] <= resume_step:
+                self._rows.append(row)
+        self._board = Board(run_dir / "tensorboard", resume_step + 1, partial(self._scalars, resume_step + 1))
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """One row; scalars also go to TensorBoard, nested mappings as `name/key`."""
+        """One row; its scalars also go to TensorBoard."""
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            if isinstance(value, Mapping):
-                for key, scalar in value.items():
-                    self._board.add_scalar(f"{name}/{key}", scalar, step)
-            elif isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
+        written = self._rows.append({"step": step, **metrics})
+        self._board.scalars(step, scalars_of(metrics), storage_answers=written)
+
+    def settle(self) -> list[dict[str, Any]]:
+        """Put what was written onto the disk, for a checkpoint that will stand behind it.
+
+        Returns:
+            Rows that the file did not take so far; the checkpoint has to keep them.
+        """
+        if not self._writes:
+            return []
+        self._rows.flush(to_disk=True)
+        return self._rows.unwritten
+
+    def _scalars(self, first: int) -> Iterator[tuple[int, dict[str, float]]]:
+        """What was written from a step on."""
+        for row in read_journal(self._run_dir):
+            if (step := row.pop("step")) >= first:
+                yield step, scalars_of(row)
 
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._writes:
-            self._file.close()
-            self._board.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close; a run that ends well waits for a storage that does not take the last rows.
+
+        Raises:
+            EnvironmentProblem: it did not take them for `END_PATIENCE_S`.
+        """
+        if not self._writes:
+            return
+        self._board.close()
+        if not self._rows.flush() and kind is None:
+            patiently(
+                self._flush_or_raise, f"{self._run_dir / JOURNAL}, which lacks the last rows,", END_PATIENCE_S
+            )
+
+    def _flush_or_raise(self) -> None:
+        if not self._rows.flush():
+            raise OSError("it does not take them")
+
+
+def _end_of(path: Path, step: int) -> tuple[int, int]:
+    """Bytes of the rows up to a step, and the last of these steps (0 where there are none)."""
+    size, last = 0, 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n") or (number := json.loads(line)["step"]) > step:
+                    break
+                size, last = size + len(line), number
+    except FileNotFoundError:
+        pass
+    return size, last
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -67,7 +131,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 def last_row(run_dir: Path) -> dict[str, Any] | None:
     """The newest whole row, without reading the rows before it; None where there is none yet."""
-    path = run_dir / "metrics.jsonl"
+    path = run_dir / JOURNAL
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -80,9 +144,10 @@ def last_row(run_dir: Path) -> dict[str, Any] | None:
 def read_journal(run_dir: Path) -> Iterator[dict[str, Any]]:
     """The rows written so far; a half-written last line is left out."""
     try:
-        text = (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
+        file = (run_dir / JOURNAL).open(encoding="utf-8")
     except FileNotFoundError:
         return
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    with file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)

@@ -12,7 +12,7 @@ import torch
 from usfm.data.stream import ImageStream, micro_batch_indices
 from usfm.models.objectives import OBJECTIVES
 from usfm.rng import stream_key
-from usfm.train.checkpoint import checkpoint_folder, latest_checkpoint
+from usfm.train.checkpoint import checkpoint_folder, latest_checkpoint, read_state
 from usfm.train.checkpoint_writer import CheckpointWriter
 from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal
@@ -68,21 +68,23 @@ def pretrain(
     torch.manual_seed(stream_key(config.seed, "init"))
     objective = OBJECTIVES[config.objective.kind](config.encoder, config.objective, config.seed).to(context.device)
     optimizer = make_optimizer(objective, config.optim)
-    start = begin(_agreed(context, run_dir), config.start, objective, optimizer, identity)
+    found = _agreed(context, run_dir)
+    start = begin(found, config.start, objective, optimizer, identity)
+    unwritten = read_state(found).get("unwritten", ()) if found else ()
     step_of = PretrainStep(config, plan, context, stream, objective, optimizer)
     end = min(plan.total_steps, stop_after or plan.total_steps)
     batches = feed_of(stream, plan)(start)
     row: dict[str, Any] = {}
     first = context.rank == 0
     with (
-        Journal(run_dir, start, writes=first) as journal,
+        Journal(run_dir, start, writes=first, unwritten=unwritten) as journal,
         CheckpointWriter(run_dir, config.keep_checkpoints, writes=first) as checkpoints,
     ):
         for step in range(start, end):
             row = step_of.take(step, batches)
             journal.write(step + 1, row)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == end:
-                state = {"step": step + 1, "samples": row["samples"], **identity}
+                state = {"step": step + 1, "samples": row["samples"], "unwritten": journal.settle(), **identity}
                 checkpoints.save(step + 1, objective, optimizer, state)
                 context.report({"step": step + 1, **row})
     return row

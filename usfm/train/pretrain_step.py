@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from usfm.data.augment import random_crops
+from usfm.data.sample_digest import DIGEST_BITS, batch_digest
 from usfm.data.stream import ImageStream, micro_batch_indices
 from usfm.errors import ShardError
 from usfm.models.objective import Objective, ObjectiveOutput
 from usfm.train.context import WorkerContext
-from usfm.train.journal import append_row
 from usfm.train.optim import learning_rate, set_learning_rate
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 from usfm.train.refused import Refusals, lane_seed
+from usfm.train.row_file import RowFile
 
 __all__ = ["REPLACED", "MicroBatch", "PretrainStep"]
 
@@ -57,6 +58,8 @@ class PretrainStep:
         self.config, self.plan, self.context, self.stream = config, plan, context, stream
         self.objective, self.optimizer = objective, optimizer
         self.model: nn.Module = context.wrap(objective)
+        replaced = Path(config.run_dir) / REPLACED / f"rank-{context.rank}.jsonl"
+        self.replaced = RowFile(replaced, make_folder=True)
         self.refusals = Refusals(config, context, stream, objective)
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto" and context.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -75,8 +78,8 @@ class PretrainStep:
         rate = learning_rate(config.optim, config.batch.global_size, seen, plan.total_samples)
         set_learning_rate(self.optimizer, rate)
         terms, organs = self.objective.term_names, list(plan.rows_by_organ)
-        # loss, replaced samples, terms of the loss, then count and loss by organ
-        sums = torch.zeros(2 + len(terms) + 2 * len(organs), dtype=torch.float64, device=self.context.device)
+        # loss, replaced samples, digest of the samples, terms of the loss, then count and loss by organ
+        sums = torch.zeros(3 + len(terms) + 2 * len(organs), dtype=torch.float64, device=self.context.device)
         taken: list[MicroBatch] = []
         lanes = range(self.context.rank, plan.lanes, self.context.world_size)
         for lane in lanes:
@@ -104,8 +107,9 @@ class PretrainStep:
             "samples": seen + config.batch.global_size,
             "epoch": (seen + config.batch.global_size) / plan.epoch_samples,
             "loss": values[0] / plan.lanes,
-            **{name: value / plan.lanes for name, value in zip(terms, values[2:], strict=False)},
-            "replaced": int(values[1]), "refused": int(refused), "lr": rate, "grad_norm": float(norm),
+            **{name: value / plan.lanes for name, value in zip(terms, values[3:], strict=False)},
+            "sample_digest": int(values[2]) % (1 << DIGEST_BITS), "replaced": int(values[1]),
+            "refused": int(refused), "lr": rate, "grad_norm": float(norm),
             "images_per_s": config.batch.global_size / took,
             "data_wait": waited / took,
             "organ_count": {o: int(c) for o, c in zip(organs, counts, strict=True)},
@@ -134,7 +138,8 @@ class PretrainStep:
         counts = torch.bincount(batch["organ"], minlength=organs).double()
         errors = torch.bincount(batch["organ"], weights=out.per_sample.double(), minlength=organs)
         terms = [out.terms[name] for name in self.objective.term_names]
-        head = torch.stack([out.loss.detach(), batch["replaced"].sum(), *terms]).double()
+        scalars = (out.loss.detach(), batch["replaced"].sum(), batch_digest(batch), *terms)
+        head = torch.stack([scalar.double() for scalar in scalars])
         return torch.cat([head, counts, errors])
 
     def _backward(self, images: torch.Tensor, index: torch.Tensor) -> ObjectiveOutput:
@@ -147,5 +152,4 @@ class PretrainStep:
 
     def _note_replaced(self, step: int, index: npt.NDArray[np.int64]) -> None:
         """Say in the run's folder which samples had to be replaced, and where they should have been."""
-        path = Path(self.config.run_dir) / REPLACED / f"rank-{self.context.rank}.jsonl"
-        append_row(path, {"step": step, "index": index.tolist(), "shards": self.stream.paths(index)})
+        self.replaced.append({"step": step, "index": index.tolist(), "shards": self.stream.paths(index)})

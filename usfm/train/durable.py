@@ -1,0 +1,57 @@
+"""Files and folders that are there whole after a crash or a power cut, or not at all."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+__all__ = ["LEFTOVER", "publish_folder", "remove_folder", "sync", "write_text"]
+
+LEFTOVER = ".partial"
+"""Suffix of what a killed process may leave behind; such names start with a dot too, and nobody reads them."""
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # some network file systems have no such promise for a folder; there is nothing to wait for then
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file; a reader sees the old content or the new one."""
+    partial = path.with_name(f".{path.name}{LEFTOVER}")
+    partial.write_text(text, encoding="utf-8")
+    sync(partial)
+    os.replace(partial, path)
+    sync(path.parent)
+
+
+def publish_folder(partial: Path, target: Path) -> None:
+    """Give a finished flat folder its final name; what was there before goes.
+
+    Args:
+        partial: the folder; its files are flushed to the disk first.
+        target: the name that readers look for, in the same parent.
+    """
+    for file in partial.iterdir():
+        sync(file)
+    sync(partial)
+    if target.exists():
+        remove_folder(target)
+    os.replace(partial, target)
+    sync(target.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that readers look for: its name goes first, so nobody meets half of it."""
+    going = folder.with_name(f".{folder.name}.removed{LEFTOVER}")
+    shutil.rmtree(going, ignore_errors=True)
+    os.replace(folder, going)
+    shutil.rmtree(going, ignore_errors=True)
