@@ -15,6 +15,7 @@ COMMANDS = {
     "ingest": ("ray_jobs.ingest", "raw files to shards"),
     "data": ("ray_jobs.data", "data card of shards, hash lists, and a search for a benchmark's images"),
     "pretrain": ("ray_jobs.pretrain", "pre-train an encoder by dual masked image modelling"),
+    "replay": ("ray_jobs.replay", "repeat a step that pre-training refused, and find where the NaN arises"),
     "finetune": ("ray_jobs.finetune", "train a segmentation or classification head"),
     "sweep": ("ray_jobs.sweep", "label-efficiency table: task x initialisation x label fraction x seed"),
     "evaluate": ("ray_jobs.evaluate", "score a head on a split, every item listed"),

@@ -82,5 +82,5 @@ def test_what_cannot_be_continued_is_refused_before_the_start(tmp_path: Path, fi
     (tmp_path / "weights.pth").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="for an exported model or a weight file set start.take=encoder"):
         check_start(StartConfig(source=str(tmp_path / "weights.pth"), take="weights"), {}, 12)
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="neither a pre-training run nor an exported model nor a weight file"):
         check_start(StartConfig(source=str(tmp_path / "none"), take="encoder"), {}, 12)

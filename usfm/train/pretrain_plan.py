@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from usfm.config import Config
@@ -16,7 +17,7 @@ from usfm.models.objective import ObjectiveConfig
 from usfm.train.optim import OptimConfig
 from usfm.train.start import StartConfig
 
-__all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "without_data"]
+__all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "uses_bf16", "without_data"]
 
 
 class BatchConfig(Config):
@@ -151,6 +152,13 @@ class PretrainPlan:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+
+def uses_bf16(config: PretrainConfig, device: torch.device) -> bool:
+    """Whether forward passes run in bf16 autocast on this device."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bf16"
 
 
 def without_data(config: PretrainConfig, world_size: int, even: bool = True) -> dict[str, Any]:

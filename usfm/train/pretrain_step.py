@@ -22,7 +22,7 @@ from usfm.errors import ShardError
 from usfm.models.objective import Objective, ObjectiveOutput
 from usfm.train.context import WorkerContext
 from usfm.train.optim import learning_rate, set_learning_rate
-from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, uses_bf16
 from usfm.train.refused import Refusals, lane_seed
 from usfm.train.row_file import RowFile
 
@@ -61,9 +61,7 @@ class PretrainStep:
         replaced = Path(config.run_dir) / REPLACED / f"rank-{context.rank}.jsonl"
         self.replaced = RowFile(replaced, make_folder=True)
         self.refusals = Refusals(config, context, stream, objective)
-        self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and context.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
+        self.bf16 = uses_bf16(config, context.device)
 
     def take(self, step: int, batches: Iterator[MicroBatch]) -> dict[str, Any]:
         """One optimizer step; returns its row of metrics, the same on every worker but for times.

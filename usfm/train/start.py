@@ -11,7 +11,7 @@ from usfm.config import Config
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.objective import Objective
 from usfm.train.checkpoint import STATE, check_identity, latest_checkpoint, load_weights, restore_checkpoint
-from usfm.train.initial_weights import load_encoder
+from usfm.train.initial_weights import encoder_config_of, load_encoder
 
 __all__ = ["StartConfig", "begin", "check_start"]
 
@@ -78,8 +78,7 @@ def check_start(start: StartConfig | None, identity: Mapping[str, Any], total_st
     if start is None:
         return 0
     if start.take == "encoder":
-        if not Path(start.source).exists():
-            raise CheckpointError(f"start.source: {start.source} does not exist")
+        encoder_config_of(Path(start.source))  # says what is wrong with it
         return 0
     found = _checkpoint(start)
     if start.take == "weights":
