@@ -11,6 +11,7 @@ from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.journal import read_journal
+from usfm.train.rundir import open_run
 from usfm.train.start import StartConfig, check_start
 
 
@@ -18,7 +19,9 @@ from usfm.train.start import StartConfig, check_start
 def finished(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps, the last checkpoints at 4 and 6."""
     folder = tmp_path_factory.mktemp("finished")
-    run(config_of(small_shards, folder))
+    config = config_of(small_shards, folder)
+    open_run(folder, config, {})
+    run(config)
     return folder
 
 
