@@ -19,7 +19,10 @@ COMMANDS = {
     "finetune": ("ray_jobs.finetune", "train a segmentation or classification head"),
     "sweep": ("ray_jobs.sweep", "label-efficiency table: task x initialisation x label fraction x seed"),
     "evaluate": ("ray_jobs.evaluate", "score a head on a split, every item listed"),
-    "export": ("ray_jobs.export", "a run's encoder as one folder with weights, config and licences"),
+    "export": (
+        "ray_jobs.export",
+        "a run's encoder as one folder with weights, config and model card, for us, timm and ONNX",
+    ),
     "weights": ("ray_jobs.weights", "explain every key of a weight file, ours or others', and convert it"),
     "serve": ("serve_apps.serve", "HTTP endpoint and web page for heads and encoders"),
 }

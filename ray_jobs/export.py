@@ -1,5 +1,6 @@
-"""Export: the encoder of a pre-training run as one bundle, `usfm export runs/pretrain_tiny`."""
+"""Export: the encoder of a pre-training run as one bundle with a model card, `usfm export runs/pretrain_tiny`."""
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,13 +14,19 @@ from usfm.data.cleaning.config import prepared_as
 from usfm.data.shard_reader import ShardReader
 from usfm.data.stream import StreamConfig
 from usfm.errors import CheckpointError
-from usfm.models.bundle import BundleSpec, save_bundle
+from usfm.models.bundle import SPEC, WEIGHTS, BundleSpec, save_bundle
 from usfm.models.encoder import Encoder
+from usfm.models.onnx_file import write_onnx
+from usfm.report.model_card import RunRecord, model_card
 from usfm.train.checkpoint import latest_checkpoint, read_state
 from usfm.train.initial_weights import encoder_config_of, load_encoder
+from usfm.train.journal import read_journal
 from usfm.train.rundir import read_config
 
 __all__ = ["ExportConfig", "main", "plan", "run"]
+
+CARD = "README.md"
+ONNX = "model.onnx"
 
 
 class ExportConfig(Config):
@@ -29,11 +36,13 @@ class ExportConfig(Config):
         run_dir: a pre-training run.
         output: folder of the bundle; None = `encoder` in the run's folder.
         name: what the model is called when it is served.
+        onnx: also write model.onnx (grey values in [0, 1] to tokens, any batch), checked against torch.
     """
 
     run_dir: str = "runs/pretrain_tiny"
     output: str | None = None
     name: str = "encoder"
+    onnx: bool = False
 
     @property
     def folder(self) -> Path:
@@ -50,11 +59,18 @@ def plan(config: ExportConfig) -> dict[str, Any]:
     found = latest_checkpoint(Path(config.run_dir))
     if found is None:
         raise CheckpointError(f"{config.run_dir} holds no whole checkpoint; run `usfm pretrain` first")
-    return {"checkpoint": str(found), "samples": read_state(found)["samples"], "output": str(config.folder)}
+    files = [WEIGHTS, SPEC, CARD, *([ONNX] if config.onnx else [])]
+    samples = read_state(found)["samples"]
+    return {"checkpoint": str(found), "samples": samples, "output": str(config.folder), "files": files}
 
 
 def run(config: ExportConfig, console: Console) -> Path:
-    """Write the bundle; its licences are those of every row that the run could draw."""
+    """Write the bundle and its model card; licences are those of every row that the run could draw.
+
+    Raises:
+        CheckpointError: the run has no whole checkpoint, or the ONNX file differs from torch.
+        EnvironmentProblem: the packages for ONNX are missing.
+    """
     planned, source = plan(config), Path(config.run_dir)
     encoder = Encoder(encoder_config_of(source))
     load_encoder(encoder, source)
@@ -62,19 +78,45 @@ def run(config: ExportConfig, console: Console) -> Path:
     reader = ShardReader(data.shards)
     files = reader.index.select(data.split, data.sampling.organs, data.sampling.exclude_organs)
     rows = reader.table([file for of_organ in files.values() for file in of_organ]).select(["source", "licence"])
+    items = Counter(zip(rows["source"].to_pylist(), rows["licence"].to_pylist(), strict=True))
+    by_source: Counter[str] = Counter()
+    for (name, _), count in items.items():
+        by_source[name] += count
     spec = BundleSpec(
         kind="embedding",
         name=config.name,
         encoder=encoder.config,
         canvas_px=data.canvas_px,
         **prepared_as(reader.index.prepare),
-        licences=sorted(set(rows["licence"].to_pylist())),
-        trained_on=dict(sorted(Counter(rows["source"].to_pylist()).items())),
+        licences=sorted({licence for _, licence in items}),
+        trained_on=dict(sorted(by_source.items())),
         metrics={"pretraining_samples": planned["samples"]},
     )
     spec = save_bundle(config.folder, encoder, spec)
+    difference = None
+    if config.onnx:
+        difference = write_onnx(encoder, config.folder / ONNX)
+        console.say(f"onnx         {config.folder / ONNX} (largest difference from torch {difference:.1e})")
+    record = RunRecord(
+        config=read_config(source),
+        plan=_document(source / "plan.json"),
+        environment=_document(source / "environment.json"),
+        rows=list(read_journal(source)),
+        items=items,
+        parameters=sum(p.numel() for p in encoder.parameters()),
+        onnx_difference=difference,
+    )
+    (config.folder / CARD).write_text(model_card(spec, record), encoding="utf-8")
     console.say(f"export       {config.folder} (version {spec.version})")
     return config.folder
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A JSON file of the run; {} where there is none."""
+    if not path.exists():
+        return {}
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
 
 
 def main(argv: Sequence[str] | None = None) -> int:

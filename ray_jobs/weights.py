@@ -76,8 +76,9 @@ def run(config: WeightsConfig, console: Console) -> WeightsReport:
     """
     source = read_source(Path(config.source))
     report = source.report
-    rows = [(key.fate, key.name, _shape(key.shape), key.note) for key in report.keys]
-    console.table("", ("fate", "key", "shape", "becomes, or why"), rows)
+    width = max(len(key.name) for key in report.keys)
+    for key in report.keys:  # a line each, however narrow the terminal: people search in it
+        console.say(f"{key.fate:<11} {key.name:<{width}}  {_shape(key.shape):<18} {key.note}")
     for name, value in _facts(source).items():
         console.say(f"{name:<14} {value}")
     counts = [f"{report.count(fate)} {fate}" for fate in ("loaded", "dropped", "missing", "unexpected")]

@@ -1,8 +1,10 @@
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from shard_factory import HEAD, VIEW
@@ -19,6 +21,7 @@ from usfm.models.bundle import load_bundle
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.context import PlainContext, best_device
 from usfm.train.finetune import FinetuneConfig, finetune
+from usfm.train.journal import read_journal
 from usfm.train.pretrain import local_feed, pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 from usfm.train.rundir import open_run
@@ -78,6 +81,38 @@ def test_an_export_is_repeatable_and_goes_into_the_run_by_default(pretrained: Pa
     assert export.run(config, Console()) == pretrained / "encoder"
     again = export.run(config.model_copy(update={"output": str(tmp_path)}), Console())
     assert load_bundle(again)[1] == load_bundle(pretrained / "encoder")[1]
+
+
+def test_an_export_is_for_timm_and_onnxruntime_too_and_has_a_model_card(pretrained: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    output = tmp_path / "bundle"
+    export.run(ExportConfig(run_dir=str(pretrained), output=str(output), onnx=True), Console())
+    assert {path.name for path in output.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "README.md",
+        "model.onnx",
+    }
+    encoder, spec = load_bundle(output)
+    x = torch.rand(3, 1, 32, 32)
+    theirs = timm.create_model(f"local-dir:{output}", pretrained=True).eval()
+    session = onnxruntime.InferenceSession(str(output / "model.onnx"), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        tokens = encoder(x)
+        assert torch.allclose(theirs.forward_features((x - 0.449) / 0.226), tokens, atol=1e-6)
+    assert torch.allclose(torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), tokens, atol=1e-4)
+    card = (output / "README.md").read_text().splitlines()
+    counts = Counter()
+    for row in read_journal(pretrained):
+        counts.update(row["organ_count"])
+    plan = json.loads((pretrained / "plan.json").read_text())
+    for organ, share in plan["organ_shares"].items():
+        rows, drawn = plan["rows_by_organ"][organ], counts[organ]
+        assert f"| {organ} | {rows} | {share:.4f} | {drawn} | {drawn / 32:.4f} |" in card
+    assert f"| made | CC0-1.0 |  | {24 + 40} |" in card
+    assert "| images seen, with those of a run that this one continues | 32 |" in card
+    assert f"| encoder parameters | {sum(p.numel() for p in encoder.parameters()):,} |" in card
+    assert any(spec.version in line for line in card)
 
 
 def test_an_export_without_a_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,3 +44,11 @@ def test_frozen_parameters_are_left_out() -> None:
     count = sum(p.numel() for g in optimizer.param_groups for p in g["params"])
     assert count == sum(p.numel() for p in model.head.parameters())
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_absolute_positions_are_of_the_embedding() -> None:
+    model = TaskModel(EncoderConfig(size="tiny", img_px=32, positions="absolute"), "classification", 2)
+    optimizer = make_optimizer(model, OptimConfig(), layer_decay=0.5)
+    position = model.encoder.beit.pos_embed
+    (group,) = [g for g in optimizer.param_groups if any(p is position for p in g["params"])]
+    assert (group["weight_decay"], group["lr_scale"]) == (0.0, 0.5**13)

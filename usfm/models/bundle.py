@@ -25,7 +25,15 @@ from usfm.models.encoder import SIZES, Encoder, EncoderConfig
 from usfm.models.heads import TaskModel
 from usfm.models.weights.files import read_metadata
 
-__all__ = ["BundleSpec", "bundle_weights", "load_bundle", "read_bundle_spec", "save_bundle", "timm_config"]
+__all__ = [
+    "BundleSpec",
+    "bundle_weights",
+    "is_bundle",
+    "load_bundle",
+    "read_bundle_spec",
+    "save_bundle",
+    "timm_config",
+]
 
 WEIGHTS = "model.safetensors"
 SPEC = "config.json"
@@ -140,6 +148,15 @@ def read_bundle_spec(folder: Path) -> BundleSpec:
         ) from None
     except (OSError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{folder} is not a model bundle: {error}") from None
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle, and not, say, a model of timm's hub, which has files of the same names."""
+    try:
+        read_bundle_spec(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def bundle_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -138,7 +138,7 @@ class Encoder(nn.Module):
             if self.config.mask_token == "replace":
                 tokens = tokens * (1 - marked)
             tokens = tokens + self.mask_token.to(tokens.dtype) * marked
-        tokens = torch.cat([beit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([beit.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if beit.pos_embed is not None:
             tokens = tokens + beit.pos_embed
         # (heads, 1 + N, 1 + N), once per forward for all blocks

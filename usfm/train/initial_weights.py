@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from usfm.errors import CheckpointError, ConfigError
-from usfm.models.bundle import SPEC, WEIGHTS, bundle_weights, read_bundle_spec
+from usfm.models.bundle import SPEC, WEIGHTS, bundle_weights, is_bundle, read_bundle_spec
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.models.weights.files import file_sha256, read_tensors
 from usfm.models.weights.fit import fit_weights, grey_config, source_normalisation
@@ -22,6 +22,7 @@ def encoder_config_of(source: Path) -> EncoderConfig:
         CheckpointError: it is none of these.
         ConfigError: a weight file whose keys do not say how its input was normalised.
     """
+    source = _whole(source)
     if source.is_file():
         weights = read_weights(source)
         source_normalisation(weights)
@@ -43,6 +44,7 @@ def weights_hash(source: Path) -> str:
     Raises:
         CheckpointError: no whole checkpoint there.
     """
+    source = _whole(source)
     if source.is_file():
         return file_sha256(source)
     if (source / SPEC).exists():
@@ -56,6 +58,7 @@ def read_source(source: Path) -> SourceWeights:
     Raises:
         CheckpointError: nothing there, damaged, or not a ViT of a known layout.
     """
+    source = _whole(source)
     if source.is_file():
         return read_weights(source)
     config = encoder_config_of(source)
@@ -92,6 +95,14 @@ def load_encoder(encoder: Encoder, source: Path) -> WeightsReport:
     require_fit(source, encoder, state, "leave `encoder` out to take the network of `init`")
     encoder.load_state_dict(state)
     return weights.report
+
+
+def _whole(source: Path) -> Path:
+    """The checkpoint or bundle that a weight file is part of, which says more of it; else the source itself."""
+    folder = source.parent
+    if source.is_file() and source.name == MODEL and ((folder / STATE).exists() or is_bundle(folder)):
+        return folder
+    return source
 
 
 def _checkpoint(source: Path) -> Path:
