@@ -16,10 +16,11 @@ from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.models.heads import TaskModel
 from usfm.models.objectives import ObjectiveConfig, PixelObjective
 from usfm.models.weights.resize import resize_positions
-from usfm.train.checkpoint import save_checkpoint
+from usfm.train.checkpoint import checkpoint_folder, take_snapshot, write_snapshot
 from usfm.train.context import PlainContext
 from usfm.train.finetune import FinetuneConfig, finetune
 from usfm.train.initial_weights import encoder_config_of, load_encoder, weights_hash
+from usfm.train.optim import OptimConfig, make_optimizer
 from usfm.train.pretrain_plan import PretrainConfig
 from usfm.train.rundir import open_run
 
@@ -38,7 +39,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, dict[str
     objective.encoder = encoder_of(seed=1)
     run_dir = folder / "run"
     open_run(run_dir, PretrainConfig(encoder=NANO), {})
-    save_checkpoint(run_dir / "step-00000004", objective, None, {"samples": 32})
+    optimizer = make_optimizer(objective, OptimConfig())
+    write_snapshot(checkpoint_folder(run_dir, 4), take_snapshot(4, objective, optimizer, {"samples": 32}))
     save_bundle(folder / "bundle", objective.encoder, BundleSpec(kind="embedding", name="x", encoder=NANO))
     task = TaskModel(NANO, "classification", 2)
     task.encoder.load_state_dict({k: t for k, t in objective.encoder.state_dict().items() if k != "mask_token"})
