@@ -19,6 +19,7 @@ COMMANDS = {
     "finetune": ("ray_jobs.finetune", "train a segmentation or classification head"),
     "sweep": ("ray_jobs.sweep", "label-efficiency table: task x initialisation x label fraction x seed"),
     "evaluate": ("ray_jobs.evaluate", "score a head on a split, every item listed"),
+    "probe": ("ray_jobs.probe", "score frozen features: kNN and linear probes, feature rank"),
     "export": (
         "ray_jobs.export",
         "a run's encoder as one folder with weights, config and model card, for us, timm and ONNX",

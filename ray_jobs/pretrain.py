@@ -50,6 +50,8 @@ class PretrainJobConfig(PretrainConfig):
 FATAL: dict[str, type[UsfmError]] = {kind.__name__: kind for kind in (NonFiniteLoss, CheckpointError, ConfigError)}
 PLACEMENT = tuple(set(PretrainJobConfig.model_fields) - set(PretrainConfig.model_fields))
 """Keys that may change when a run goes on."""
+UNSEEN = ("checkpoint_every", "keep_checkpoints", "observe", "tracker")
+"""More of them: they change nothing that is learnt."""
 
 
 def plan(config: PretrainJobConfig) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     _resume_step(
         config, derived
     )  # refuses what cannot be gone on with before the folder says that it holds this run
-    open_run(run_dir, config, derived.to_json(), may_change=(*PLACEMENT, "checkpoint_every", "keep_checkpoints"))
+    open_run(run_dir, config, derived.to_json(), may_change=(*PLACEMENT, *UNSEEN))
     with connect(config.cluster, console.verbose):
         require(config.workers * config.cpus_per_worker + 1, config.workers * config.gpus_per_worker)
         with _progress(console, run_dir, derived, _resume_step(config, derived)):

@@ -21,7 +21,7 @@ from usfm.train.journal import last_row, read_journal
 from usfm.train.pretrain import local_feed, pretrain
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-TIMING = ("images_per_s", "data_wait")
+TIMING = ("images_per_s", "data_wait", "observe_s")
 
 
 def config_of(shards: Path, run_dir: Path, **values) -> job.PretrainJobConfig:

@@ -7,6 +7,7 @@ from ray_jobs.finetune import FinetuneJobConfig
 from ray_jobs.ingest import IngestConfig
 from ray_jobs.job import RECIPES
 from ray_jobs.pretrain import PretrainJobConfig
+from ray_jobs.probe import ProbeJobConfig
 from ray_jobs.sweep import SweepConfig, trials
 from usfm.config import Config, load_config
 from usfm.masking.patches import hidden_units
@@ -19,6 +20,7 @@ JOBS: dict[str, type[Config]] = {
     "label_efficiency_tiny.yaml": SweepConfig,
     "pretrain_base.yaml": PretrainJobConfig,
     "pretrain_tiny.yaml": PretrainJobConfig,
+    "probe_corpus.yaml": ProbeJobConfig,
 }
 
 

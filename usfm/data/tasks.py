@@ -20,7 +20,7 @@ from usfm.data.schema import SPLITS
 from usfm.data.shard_reader import ShardReader
 from usfm.errors import DataError
 
-__all__ = ["LabelledSet", "TaskConfig", "label_fraction", "load_task"]
+__all__ = ["LabelledSet", "TaskConfig", "label_fraction", "load_task", "remap"]
 
 
 class TaskConfig(Config):
@@ -132,7 +132,7 @@ def _decode(table: pa.Table, task: TaskConfig) -> LabelledSet:
         image[n, : row["height"], : row["width"]] = decode_grey(row["image"])
         if task.kind == "segmentation":
             stored = decode_grey(row["mask"])
-            mask[n, : row["height"], : row["width"]] = _remap(stored, json.loads(row["mask_classes"]), task)
+            mask[n, : row["height"], : row["width"]] = remap(stored, json.loads(row["mask_classes"]), task)
     return LabelledSet(
         ids=[row["id"] for row in chosen],
         groups=[row["group"] or row["id"] for row in chosen],
@@ -147,7 +147,7 @@ def _decode(table: pa.Table, task: TaskConfig) -> LabelledSet:
     )
 
 
-def _remap(stored: npt.NDArray[np.uint8], names: dict[str, str], task: TaskConfig) -> npt.NDArray[np.uint8]:
+def remap(stored: npt.NDArray[np.uint8], names: dict[str, str], task: TaskConfig) -> npt.NDArray[np.uint8]:
     """Mask class numbers of the shard to those of the task; classes that the task does not name are background."""
     table = np.zeros(256, np.uint8)
     for number, wanted in enumerate(task.classes.values(), start=1):

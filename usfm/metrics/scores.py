@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, recall_score
 
-__all__ = ["balanced_accuracy", "confusion", "dice"]
+__all__ = ["balanced_accuracy", "confusion", "dice", "overlap"]
 
 
 def dice(predicted: npt.NDArray[np.integer], truth: npt.NDArray[np.integer], classes: int) -> float:
@@ -18,12 +18,20 @@ def dice(predicted: npt.NDArray[np.integer], truth: npt.NDArray[np.integer], cla
     Returns:
         2 |A n B| / (|A| + |B|). A class that is absent from both scores 1, one that is in one alone scores 0.
     """
-    scores = []
+    return overlap(predicted, truth, classes)[0]
+
+
+def overlap(
+    predicted: npt.NDArray[np.integer], truth: npt.NDArray[np.integer], classes: int
+) -> tuple[float, float]:
+    """Dice and intersection over union of one image, each averaged over foreground classes; see `dice`."""
+    scores, unions = [], []
     for number in range(1, classes):
         a, b = predicted == number, truth == number
-        total = int(a.sum()) + int(b.sum())
-        scores.append(2 * int((a & b).sum()) / total if total else 1.0)
-    return float(np.mean(scores))
+        total, both = int(a.sum()) + int(b.sum()), int((a & b).sum())
+        scores.append(2 * both / total if total else 1.0)
+        unions.append(both / (total - both) if total else 1.0)
+    return float(np.mean(scores)), float(np.mean(unions))
 
 
 def balanced_accuracy(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:

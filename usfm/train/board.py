@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["Board"]
@@ -43,6 +45,10 @@ class Board:
             self._guarded(lambda writer: _add(writer, step, scalars))
         elif storage_answers and time.monotonic() > self._again:
             self._open()
+
+    def picture(self, step: int, name: str, pixels: npt.NDArray[np.uint8]) -> None:
+        """Write one (H, W, 3) image; a file that failed goes without it."""
+        self._guarded(lambda writer: writer.add_image(name, pixels, step, dataformats="HWC"))
 
     def close(self) -> None:
         """Close the file."""

@@ -1,14 +1,21 @@
-"""The metrics of a run: one JSON line per step and the same as TensorBoard scalars."""
+"""The metrics of a run: one JSON line per step, and the same to TensorBoard and to trackers."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import numpy.typing as npt
+
 from usfm.data.patience import patiently
 from usfm.train.board import Board
+from usfm.train.durable import LEFTOVER
 from usfm.train.row_file import RowFile
+from usfm.train.trackers import Tracker
 
 __all__ = ["Journal", "append_row", "last_row", "read_journal", "scalars_of"]
 
@@ -40,6 +47,7 @@ class Journal:
         resume_step: int = 0,
         writes: bool = True,
         unwritten: Iterable[Mapping[str, Any]] = (),
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         """Open the journal; use it in a `with` block.
 
@@ -48,8 +56,9 @@ class Journal:
             resume_step: lines of later steps are dropped first.
             writes: False on all workers but one, where every call does nothing.
             unwritten: rows up to `resume_step` that the checkpoint kept because the file did not take them.
+            trackers: get every row and picture too; closed with the journal.
         """
-        self._writes = writes
+        self._writes, self._trackers = writes, trackers
         if not writes:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -63,11 +72,30 @@ class Journal:
         self._board = Board(run_dir / "tensorboard", resume_step + 1, partial(self._scalars, resume_step + 1))
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """One row; its scalars also go to TensorBoard."""
+        """One row; its scalars also go to TensorBoard and trackers."""
         if not self._writes:
             return
-        written = self._rows.append({"step": step, **metrics})
-        self._board.scalars(step, scalars_of(metrics), storage_answers=written)
+        written, scalars = self._rows.append({"step": step, **metrics}), scalars_of(metrics)
+        self._board.scalars(step, scalars, storage_answers=written)
+        for tracker in self._trackers:
+            tracker.scalars(step, scalars)
+
+    def picture(self, step: int, name: str, pixels: npt.NDArray[np.uint8]) -> None:
+        """One (H, W, 3) image: `NAME/step-XXXXXXXX.png` in the run's folder, TensorBoard and trackers.
+
+        Raises:
+            OSError: the run's folder does not take it; the others have it.
+        """
+        if not self._writes:
+            return
+        self._board.picture(step, name, pixels)
+        for tracker in self._trackers:
+            tracker.picture(step, name, pixels)
+        folder = self._run_dir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".step-{step:08d}.png{LEFTOVER}"
+        partial.write_bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
+        os.replace(partial, folder / f"step-{step:08d}.png")
 
     def settle(self) -> list[dict[str, Any]]:
         """Put what was written onto the disk, for a checkpoint that will stand behind it.
@@ -98,6 +126,8 @@ class Journal:
         if not self._writes:
             return
         self._board.close()
+        for tracker in self._trackers:
+            tracker.close(failed=kind is not None)
         if not self._rows.flush() and kind is None:
             patiently(
                 self._flush_or_raise, f"{self._run_dir / JOURNAL}, which lacks the last rows,", END_PATIENCE_S

@@ -16,10 +16,12 @@ from usfm.train.checkpoint import checkpoint_folder, latest_checkpoint, read_sta
 from usfm.train.checkpoint_writer import CheckpointWriter
 from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal
+from usfm.train.observe.observers import Observers
 from usfm.train.optim import make_optimizer
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 from usfm.train.pretrain_step import MicroBatch, PretrainStep
 from usfm.train.start import begin
+from usfm.train.trackers import Tracker, open_trackers
 
 __all__ = ["Feed", "local_feed", "pretrain"]
 
@@ -72,22 +74,29 @@ def pretrain(
     start = begin(found, config.start, objective, optimizer, identity)
     unwritten = read_state(found).get("unwritten", ()) if found else ()
     step_of = PretrainStep(config, plan, context, stream, objective, optimizer)
+    observers = Observers(config, plan, context, objective, start, unwritten)
+    step_of.watch = observers.gradients
     end = min(plan.total_steps, stop_after or plan.total_steps)
     batches = feed_of(stream, plan)(start)
     row: dict[str, Any] = {}
     first = context.rank == 0
     with (
-        Journal(run_dir, start, writes=first, unwritten=unwritten) as journal,
+        Journal(run_dir, start, first, unwritten, _trackers(config, first)) as journal,
         CheckpointWriter(run_dir, config.keep_checkpoints, writes=first) as checkpoints,
     ):
         for step in range(start, end):
             row = step_of.take(step, batches)
+            row |= observers.after(step + 1, row, journal)
             journal.write(step + 1, row)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == end:
                 state = {"step": step + 1, "samples": row["samples"], "unwritten": journal.settle(), **identity}
                 checkpoints.save(step + 1, objective, optimizer, state)
                 context.report({"step": step + 1, **row})
     return row
+
+
+def _trackers(config: PretrainConfig, first: bool) -> list[Tracker]:
+    return open_trackers(config.tracker, Path(config.run_dir), config.model_dump(mode="json")) if first else []
 
 
 def _agreed(context: WorkerContext, run_dir: Path) -> Path | None:

@@ -14,8 +14,10 @@ from usfm.errors import ConfigError
 from usfm.masking.patches import hidden_units
 from usfm.models.encoder import EncoderConfig
 from usfm.models.objective import ObjectiveConfig
+from usfm.train.observe.config import ObserveConfig
 from usfm.train.optim import OptimConfig
 from usfm.train.start import StartConfig
+from usfm.train.trackers import TrackerName, require_trackers
 
 __all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "uses_bf16", "without_data"]
 
@@ -78,6 +80,8 @@ class PretrainConfig(Config):
         keep_checkpoints: how many are kept.
         nonfinite: what follows a refused step (NaN or infinite loss or gradient): "stop", or "skip" and go on with
             the next one, until ten in a row are refused. Either way the step is kept for `usfm replay`.
+        observe: what is looked at while the run trains; changes nothing of it.
+        tracker: "mlflow", "wandb", a list of them, or "none"; JSONL and TensorBoard are always written.
     """
 
     run_dir: str = "runs/pretrain"
@@ -95,6 +99,8 @@ class PretrainConfig(Config):
     checkpoint_every: int = Field(default=500, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     nonfinite: Literal["stop", "skip"] = "stop"
+    observe: ObserveConfig = ObserveConfig()
+    tracker: TrackerName | list[TrackerName] = "none"
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,9 @@ def without_data(config: PretrainConfig, world_size: int, even: bool = True) -> 
     """The part of a plan that needs no shards: sizes, rate and masks.
 
     Raises:
-        ConfigError: sizes do not fit together.
+        ConfigError: sizes do not fit together, or a tracker's package is missing.
     """
+    require_trackers(config.tracker)
     encoder, objective = config.encoder, config.objective
     lanes = config.batch.lanes(world_size, even)
     units, hidden = hidden_units(encoder.img_px, encoder.patch_px, objective.spatial_mask)

@@ -6,7 +6,7 @@ A step is a function of (weights, optimizer state, step number, batches): whatev
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ __all__ = ["REPLACED", "MicroBatch", "PretrainStep"]
 REPLACED = "replaced"
 """Folder of a run that lists samples whose shard was missing or damaged."""
 MicroBatch = dict[str, torch.Tensor]
+
+
+def _nobody(step: int) -> None:
+    """Nobody looks at gradients."""
 
 
 class PretrainStep:
@@ -60,6 +64,7 @@ class PretrainStep:
         self.model: nn.Module = context.wrap(objective)
         replaced = Path(config.run_dir) / REPLACED / f"rank-{context.rank}.jsonl"
         self.replaced = RowFile(replaced, make_folder=True)
+        self.watch: Callable[[int], None] = _nobody
         self.refusals = Refusals(config, context, stream, objective)
         self.bf16 = uses_bf16(config, context.device)
 
@@ -89,6 +94,7 @@ class PretrainStep:
             on_device = {name: tensor.to(self.context.device, non_blocking=True) for name, tensor in batch.items()}
             sums += self._forward_backward(on_device, sync=lane == lanes[-1])
         sums = self.context.sum(sums)
+        self.watch(step + 1)
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.optim.clip_norm or math.inf)
         values = sums.tolist()
         refused = not (math.isfinite(values[0]) and torch.isfinite(norm))

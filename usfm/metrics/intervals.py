@@ -1,0 +1,128 @@
+"""Intervals by resampling patients: frames of one patient are no independent witnesses.
+
+Percentile bootstrap over groups (Efron); one draw of groups serves every score and, for two models on the same
+items, both of them, so that differences are paired.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from usfm.rng import generator
+
+__all__ = ["Score", "class_scores", "class_scores_difference", "mean_score", "mean_score_difference"]
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value and its 95 % interval over groups."""
+
+    value: float
+    low: float
+    high: float
+
+
+def class_scores(
+    predicted: Ints, truth: Ints, groups: Sequence[str], classes: int, draws: int, seed: int
+) -> dict[str, Score]:
+    """Balanced accuracy and macro F1 over the classes that occur in `truth`.
+
+    Args:
+        predicted: (n,) class numbers.
+        truth: (n,) class numbers.
+        groups: patient of each item.
+        classes: number of classes.
+        draws: bootstrap samples.
+        seed: of the samples.
+    """
+    counts, weight = _confusions(predicted, truth, groups, classes), _weights(groups, draws, seed)
+    return {name: _score(of, counts, weight) for name, of in _CLASS_SCORES.items()}
+
+
+def class_scores_difference(
+    first: Ints, second: Ints, truth: Ints, groups: Sequence[str], classes: int, draws: int, seed: int
+) -> dict[str, Score]:
+    """First minus second, paired over groups; arguments as of `class_scores`."""
+    a, b = (_confusions(predicted, truth, groups, classes) for predicted in (first, second))
+    both, weight = np.concatenate([a, b], axis=-1), _weights(groups, draws, seed)
+    return {
+        name: _score(lambda c, of=of: of(c[..., :classes]) - of(c[..., classes:]), both, weight)  # type: ignore[misc]
+        for name, of in _CLASS_SCORES.items()
+    }
+
+
+def mean_score(values: Floats, groups: Sequence[str], draws: int, seed: int) -> Score:
+    """Mean of a score per item, (n,)."""
+    members = _members(groups)
+    sums = np.zeros((members.max() + 1, 2))
+    np.add.at(sums, members, np.stack([values, np.ones_like(values)], axis=1))
+    return _score(lambda total: total[..., 0] / total[..., 1], sums, _weights(groups, draws, seed))
+
+
+def mean_score_difference(first: Floats, second: Floats, groups: Sequence[str], draws: int, seed: int) -> Score:
+    """Mean of first minus second over the same items."""
+    return mean_score(first - second, groups, draws, seed)
+
+
+def _balanced_accuracy(confusion: Floats) -> Floats:
+    """(..., K, K), rows = truth, to (...,); classes without items do not count."""
+    occurs = confusion.sum(axis=-1)
+    recall = np.divide(_diagonal(confusion), occurs, out=np.zeros_like(occurs), where=occurs > 0)
+    mean: Floats = recall.sum(axis=-1) / np.maximum((occurs > 0).sum(axis=-1), 1)
+    return mean
+
+
+def _macro_f1(confusion: Floats) -> Floats:
+    occurs, claimed = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    both = occurs + claimed
+    f1 = np.divide(2 * _diagonal(confusion), both, out=np.zeros_like(both), where=both > 0)
+    mean: Floats = np.where(occurs > 0, f1, 0).sum(axis=-1) / np.maximum((occurs > 0).sum(axis=-1), 1)
+    return mean
+
+
+_CLASS_SCORES: dict[str, Callable[[Floats], Floats]] = {
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+}
+
+
+def _diagonal(confusion: Floats) -> Floats:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
+def _confusions(predicted: Ints, truth: Ints, groups: Sequence[str], classes: int) -> Floats:
+    """Confusion counts of each group, (G, K, K), rows = truth."""
+    members = _members(groups)
+    counts = np.zeros((members.max() + 1, classes, classes))
+    np.add.at(counts, (members, truth, predicted), 1.0)
+    return counts
+
+
+def _members(groups: Sequence[str]) -> Ints:
+    number: Ints = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    return number
+
+
+def _weights(groups: Sequence[str], draws: int, seed: int) -> Floats:
+    """How often each group is drawn, (draws, G): G groups with replacement."""
+    number = len(set(groups))
+    weights: Floats = (
+        generator(seed, "bootstrap groups").multinomial(number, np.full(number, 1 / number), draws).astype(float)
+    )
+    return weights
+
+
+def _score(of: Callable[[Floats], Floats], counts: Floats, weights: Floats) -> Score:
+    """A score of summed counts, and its percentiles over draws of groups."""
+    value = float(of(counts.sum(axis=0)))
+    if not len(weights):
+        return Score(value, float("nan"), float("nan"))
+    drawn = of(np.tensordot(weights, counts, axes=1))
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Score(value, float(low), float(high))

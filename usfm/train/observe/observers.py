@@ -1,0 +1,166 @@
+"""What looks at a pre-training run while it trains; none of it changes the run.
+
+Every `observe.every` steps, on rank 0: panels, gradient norms by part, probes and feature rank; the achieved mix in
+every row. Time spent here is `observe_s` of the row and no part of `images_per_s`. The other workers of a DDP run
+meanwhile wait at the next all-reduce, so an observation must take less than the process group's timeout (30 minutes
+in Ray Train). Weights that are spread over workers (FSDP2) are gathered first, by all of them.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from usfm.data.probe_set import ProbeSet, load_probe_set
+from usfm.data.shard_reader import ShardReader
+from usfm.errors import ShardError
+from usfm.metrics.rank import mean_cosine, rankme
+from usfm.models.objective import Objective
+from usfm.models.objectives import OBJECTIVES
+from usfm.train.checkpoint import gather_weights
+from usfm.train.context import WorkerContext
+from usfm.train.journal import Journal, read_journal
+from usfm.train.observe.features import extract
+from usfm.train.observe.gradients import gradient_norms, parts_of
+from usfm.train.observe.panel_figure import panel_figure
+from usfm.train.observe.panels import PanelImages, draw_panels, panel_images
+from usfm.train.observe.probing import probe
+from usfm.train.observe.untouched import is_sharded, untouched
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
+
+__all__ = ["Observers"]
+
+SEED = 0  # of panels and probes: runs with different seeds are looked at with the same images, masks and folds
+log = logging.getLogger(__name__)
+
+
+class Observers:
+    """The observations of one worker; built after the objective is wrapped."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        plan: PretrainPlan,
+        context: WorkerContext,
+        objective: Objective,
+        start: int,
+        unwritten: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Read what is looked at: panel images and probe rows.
+
+        Args:
+            config: the run.
+            plan: what follows from it.
+            context: this worker.
+            objective: unwrapped.
+            start: step at which the run starts or goes on.
+            unwritten: rows up to `start` that the run's file may lack.
+
+        Raises:
+            ConfigError: a probe task cannot be scored on its shards.
+        """
+        self.config, self.plan, self.context, self.objective = config, plan, context, objective
+        self.looks = context.rank == 0
+        self._norms: dict[str, torch.Tensor] = {}
+        self._parts = parts_of(objective)
+        self._drawn = dict.fromkeys(plan.rows_by_organ, 0)
+        self._panels: PanelImages | None = None
+        self._probe: ProbeSet | None = None
+        if not self.looks:
+            return
+        last = 0
+        for row in chain(read_journal(Path(config.run_dir)), unwritten):
+            if last < row["step"] <= start:
+                self._count(row)
+                last = row["step"]
+        if 0 < config.observe.every <= plan.total_steps:
+            self._read()
+
+    def gradients(self, step: int) -> None:
+        """Called with the gradients of the step that leads to `step`, before they are clipped."""
+        if self._due(step) and self.config.observe.gradients:
+            self._norms = gradient_norms(self._parts)
+
+    def after(self, step: int, row: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
+        """Called after `step` steps by all workers; returns what to add to the row (nothing but on rank 0)."""
+        began = time.perf_counter()
+        self._count(row)
+        objective = self._whole() if self._due(step) else None
+        if not self.looks:
+            return {}
+        total = max(1, sum(self._drawn.values()))
+        seen: dict[str, Any] = {f"mix/{organ}": count / total for organ, count in self._drawn.items()}
+        if objective is not None:
+            seen |= {f"grad/{part}": float(norm) for part, norm in self._norms.items()}
+            seen |= self._scores(objective.encoder)
+            self._picture(objective, step, journal)
+            seen["observe_s"] = time.perf_counter() - began
+        return seen
+
+    def _due(self, step: int) -> bool:
+        every = self.config.observe.every
+        return every > 0 and step % every == 0
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        for organ, count in row["organ_count"].items():
+            self._drawn[organ] = self._drawn.get(organ, 0) + count
+
+    def _read(self) -> None:
+        config, observe = self.config, self.config.observe
+        reader = ShardReader(config.data.shards, config.data.cache)
+        try:
+            if observe.panels:
+                self._panels = panel_images(reader, config.data, config.encoder.img_px, observe.panels, SEED)
+            if (asked := observe.probe) is not None:
+                self._probe = load_probe_set(
+                    asked.shards or config.data.shards, asked.tasks, asked.organ, asked.protocol,
+                    asked.rows_per_class, config.data.canvas_px, config.data.cache,
+                )  # fmt: skip
+        except ShardError as error:  # the stream replaces rows of a lost shard; to watch is no reason to stop
+            log.warning("observations are incomplete: %s", error)
+
+    def _whole(self) -> Objective | None:
+        """The objective that rank 0 looks at: the one in training, or a copy of weights that are spread out."""
+        if not is_sharded(self.objective):
+            return self.objective
+        weights = gather_weights(self.objective)  # all workers
+        if not self.looks:
+            return None
+        config = self.config
+        with untouched(self.objective):  # building draws weights
+            plain = OBJECTIVES[config.objective.kind](config.encoder, config.objective, config.seed)
+            plain.load_state_dict(weights)
+        return plain.to(self.context.device)
+
+    def _scores(self, encoder: Any) -> dict[str, float]:
+        asked = self.config.observe.probe
+        if asked is None or self._probe is None or len(self._probe) < 2:
+            return {}
+        features = extract(encoder, self._probe, self.context.device)
+        if not np.isfinite(features.pooled).all():
+            log.warning("features are not finite; probes are left out")
+            return {}
+        seen = {"rank/rankme": rankme(features.pooled), "rank/mean_cosine": mean_cosine(features.pooled)}
+        for result in probe(self._probe, features, asked, SEED):
+            for name, score in result.scores.items():
+                seen[f"probe/{result.task.name}/{name}"] = score.value
+                if asked.bootstrap:
+                    seen[f"probe/{result.task.name}/{name}_low"] = score.low
+                    seen[f"probe/{result.task.name}/{name}_high"] = score.high
+        return seen
+
+    def _picture(self, objective: Objective, step: int, journal: Journal) -> None:
+        if self._panels is None:
+            return
+        if panels := draw_panels(objective, self._panels, self.context.device):
+            images = step * self.config.batch.global_size
+            title = f"{Path(self.config.run_dir).name} · step {step:,} · {images:,} images"
+            try:
+                journal.picture(step, "panels", panel_figure(panels, title))
+            except OSError as error:  # a full disk
+                log.warning("the panels of step %d were not written: %s", step, error)
