@@ -50,7 +50,7 @@ class PretrainJobConfig(PretrainConfig):
 FATAL: dict[str, type[UsfmError]] = {kind.__name__: kind for kind in (NonFiniteLoss, CheckpointError, ConfigError)}
 PLACEMENT = tuple(set(PretrainJobConfig.model_fields) - set(PretrainConfig.model_fields))
 """Keys that may change when a run goes on."""
-UNSEEN = ("checkpoint_every", "keep_checkpoints", "observe", "tracker")
+UNSEEN = ("speed", "checkpoint_every", "keep_checkpoints", "observe", "tracker")
 """More of them: they change nothing that is learnt."""
 
 

@@ -16,6 +16,7 @@ from usfm.models.encoder import EncoderConfig
 from usfm.models.objective import ObjectiveConfig
 from usfm.train.observe.config import ObserveConfig
 from usfm.train.optim import OptimConfig
+from usfm.train.parallel import SpeedConfig
 from usfm.train.start import StartConfig
 from usfm.train.trackers import TrackerName, require_trackers
 
@@ -75,6 +76,7 @@ class PretrainConfig(Config):
         batch: sizes.
         epochs: length of the run.
         epoch_samples: images per epoch; None = as many as the split has rows.
+        speed: how a step is spread over workers and memory.
         precision: "auto" = bf16 autocast where the device has it, else float32.
         checkpoint_every: steps between checkpoints; there is always one at the end.
         keep_checkpoints: how many are kept.
@@ -95,6 +97,7 @@ class PretrainConfig(Config):
     batch: BatchConfig = BatchConfig()
     epochs: int = Field(default=100, ge=1)
     epoch_samples: int | None = Field(default=None, ge=1)
+    speed: SpeedConfig = SpeedConfig()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: int = Field(default=500, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -3,7 +3,6 @@
 A step is a function of (weights, optimizer state, step number, batches): whatever is drawn is tied to the samples.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,8 @@ from usfm.errors import ShardError
 from usfm.models.objective import Objective, ObjectiveOutput
 from usfm.train.context import WorkerContext
 from usfm.train.optim import learning_rate, set_learning_rate
+from usfm.train.parallel import accumulating, gathered, prepare, spread
+from usfm.train.prefetch import MicroBatch, Prefetch
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, uses_bf16
 from usfm.train.refused import Refusals, lane_seed
 from usfm.train.row_file import RowFile
@@ -30,7 +31,6 @@ __all__ = ["REPLACED", "MicroBatch", "PretrainStep"]
 
 REPLACED = "replaced"
 """Folder of a run that lists samples whose shard was missing or damaged."""
-MicroBatch = dict[str, torch.Tensor]
 
 
 def _nobody(step: int) -> None:
@@ -49,19 +49,21 @@ class PretrainStep:
         objective: Objective,
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """Wrap the objective for this worker.
+        """Spread the objective over workers.
 
         Args:
             config: the run.
             plan: what follows from it.
             context: this worker.
             stream: for reports to a person: ids and shards of samples.
-            objective: unwrapped.
-            optimizer: over its parameters.
+            objective: unwrapped, with its weights loaded.
+            optimizer: over its parameters, with its state loaded.
         """
         self.config, self.plan, self.context, self.stream = config, plan, context, stream
         self.objective, self.optimizer = objective, optimizer
-        self.model: nn.Module = context.wrap(objective)
+        prepare(objective, config.speed)
+        self.model: nn.Module = spread(objective, optimizer, config.speed, context)
+        self.prefetch = Prefetch(context.device)
         replaced = Path(config.run_dir) / REPLACED / f"rank-{context.rank}.jsonl"
         self.replaced = RowFile(replaced, make_folder=True)
         self.watch: Callable[[int], None] = _nobody
@@ -76,7 +78,7 @@ class PretrainStep:
             ShardError: the feed delivered other samples than planned.
         """
         config, plan = self.config, self.plan
-        began, waited = time.perf_counter(), 0.0
+        began, waited = time.perf_counter(), self.prefetch.waited_s
         seen = step * config.batch.global_size
         rate = learning_rate(config.optim, config.batch.global_size, seen, plan.total_samples)
         set_learning_rate(self.optimizer, rate)
@@ -86,20 +88,19 @@ class PretrainStep:
         taken: list[MicroBatch] = []
         lanes = range(self.context.rank, plan.lanes, self.context.world_size)
         for lane in lanes:
-            waiting = time.perf_counter()
-            batch = self._checked(step, lane, next(batches))
-            waited += time.perf_counter() - waiting
-            taken.append(batch)
+            batch, on_device = self.prefetch.take(batches)
+            taken.append(self._checked(step, lane, batch))
             torch.manual_seed(lane_seed(config.seed, step, lane))
-            on_device = {name: tensor.to(self.context.device, non_blocking=True) for name, tensor in batch.items()}
             sums += self._forward_backward(on_device, sync=lane == lanes[-1])
+            self.prefetch.look_ahead(batches)
         sums = self.context.sum(sums)
         self.watch(step + 1)
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.optim.clip_norm or math.inf)
-        values = sums.tolist()
-        refused = not (math.isfinite(values[0]) and torch.isfinite(norm))
+        clipped = nn.utils.clip_grad_norm_(self.objective.parameters(), config.optim.clip_norm or math.inf)
+        # the one place where this process waits for the device
+        *values, norm = torch.cat([sums, gathered(clipped).double()[None]]).tolist()
+        refused = not (math.isfinite(values[0]) and math.isfinite(norm))
         if refused:
-            self.refusals.refuse(step, lanes, taken, values[0] / plan.lanes, float(norm))
+            self.refusals.refuse(step, lanes, taken, values[0] / plan.lanes, norm)
         else:
             self.optimizer.step()
             self.objective.after_step(seen + config.batch.global_size, config.batch.global_size, plan.total_samples)
@@ -113,9 +114,9 @@ class PretrainStep:
             "loss": values[0] / plan.lanes,
             **{name: value / plan.lanes for name, value in zip(terms, values[3:], strict=False)},
             "sample_digest": int(values[2]) % (1 << DIGEST_BITS), "replaced": int(values[1]),
-            "refused": int(refused), "lr": rate, "grad_norm": float(norm),
+            "refused": int(refused), "lr": rate, "grad_norm": norm,
             "images_per_s": config.batch.global_size / took,
-            "data_wait": waited / took,
+            "data_wait": (self.prefetch.waited_s - waited) / took,
             "organ_count": {o: int(c) for o, c in zip(organs, counts, strict=True)},
             "organ_loss": {o: e / c for o, c, e in zip(organs, counts, errors, strict=True) if c},
         }  # fmt: skip
@@ -136,11 +137,11 @@ class PretrainStep:
         """Accumulate gradients of one micro-batch; returns loss terms, organ counts and organ loss sums."""
         config, organs = self.config, len(self.plan.rows_by_organ)
         images = random_crops(batch, config.encoder.img_px, config.crop, config.seed)
-        no_sync = getattr(self.model, "no_sync", contextlib.nullcontext)
-        with contextlib.nullcontext() if sync else no_sync():
+        with accumulating(self.model, sync):
             out = self._backward(images, batch["index"])
-        counts = torch.bincount(batch["organ"], minlength=organs).double()
-        errors = torch.bincount(batch["organ"], weights=out.per_sample.double(), minlength=organs)
+        # bincount would wait for the device
+        belongs = batch["organ"][:, None] == torch.arange(organs, device=images.device)  # (B, organs)
+        counts, errors = belongs.double().sum(dim=0), out.per_sample.double() @ belongs.double()
         terms = [out.terms[name] for name in self.objective.term_names]
         scalars = (out.loss.detach(), batch["replaced"].sum(), batch_digest(batch), *terms)
         head = torch.stack([scalar.double() for scalar in scalars])
