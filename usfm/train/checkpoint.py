@@ -21,6 +21,7 @@ from torch import nn
 
 from usfm.data.patience import patiently
 from usfm.errors import CheckpointError, EnvironmentProblem
+from usfm.train.parallel import gathered
 
 __all__ = [
     "Snapshot",
@@ -92,7 +93,7 @@ def gather_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    return gathered(tensor.detach()).to("cpu", copy=True).contiguous()
 
 
 def write_snapshot(folder: Path, snapshot: Snapshot) -> None:

@@ -20,7 +20,9 @@ class Prefetch:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.waited_s = device, 0.0
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._ahead: tuple[MicroBatch, MicroBatch] | None = None
 
     def take(self, batches: Iterator[MicroBatch]) -> tuple[MicroBatch, MicroBatch]:
