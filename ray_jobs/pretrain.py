@@ -1,7 +1,7 @@
 """Pre-training on Ray: `python -m ray_jobs.pretrain --config ray_jobs/recipes/pretrain_tiny.yaml optim.lr=3e-4`."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
-from ray_jobs.console import Console, Stage, following
+from ray_jobs.console import Console, following
 from usfm.data.location import absolute
 from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError, UsfmError
@@ -22,7 +22,7 @@ from usfm.train.pretrain_step import REPLACED
 from usfm.train.rundir import open_run
 from usfm.train.start import check_start
 
-__all__ = ["PretrainJobConfig", "main", "plan", "run"]
+__all__ = ["PretrainJobConfig", "main", "plan", "progress_note", "run"]
 
 
 class PretrainJobConfig(PretrainConfig):
@@ -52,6 +52,8 @@ PLACEMENT = tuple(set(PretrainJobConfig.model_fields) - set(PretrainConfig.model
 """Keys that may change when a run goes on."""
 UNSEEN = ("speed", "checkpoint_every", "keep_checkpoints", "observe", "tracker")
 """More of them: they change nothing that is learnt."""
+LOSSES = ("spatial", "frequency", "latent")
+"""Names of loss terms that the progress line shows."""
 
 
 def plan(config: PretrainJobConfig) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     open_run(run_dir, config, derived.to_json(), may_change=(*PLACEMENT, *UNSEEN))
     with connect(config.cluster, console.verbose):
         require(config.workers * config.cpus_per_worker + 1, config.workers * config.gpus_per_worker)
-        with _progress(console, run_dir, derived, _resume_step(config, derived)):
+        with _progress(console, run_dir, derived, config, _resume_step(config, derived)):
             outcome = _fit(config)
     if error := outcome.get("error"):
         raise FATAL[outcome["kind"]](error)
@@ -153,21 +155,30 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(console: Console, run_dir: Path, derived: PretrainPlan, start: int) -> Iterator[None]:
+def _progress(
+    console: Console, run_dir: Path, derived: PretrainPlan, config: PretrainConfig, start: int
+) -> Iterator[None]:
     """Follow the run's journal while `fit` blocks."""
-    batch = derived.epoch_samples // derived.steps_per_epoch
+    before = last_row(run_dir)  # of an earlier process, perhaps of a step that will be done again
     with console.stage("pretrain", derived.total_samples, "images") as stage:
-        stage.resume(start * batch)
-        with following(lambda: _show(stage, run_dir, batch)):
+        stage.resume(start * config.batch.global_size)
+
+        def show() -> None:
+            if (row := last_row(run_dir)) and row != before:
+                stage.says_rate(f"{row['images_per_s']:,.0f} images/s")
+                stage.note(progress_note(row, config.epochs))
+                stage.to(row["step"] * config.batch.global_size)
+
+        with following(show):
             yield
 
 
-def _show(stage: Stage, run_dir: Path, batch: int) -> None:
-    if last := last_row(run_dir):
-        stage.to(last["step"] * batch)
-        stage.note(
-            f"loss {last['loss']:.3f}  {last['images_per_s']:.0f} images/s  data wait {last['data_wait']:.0%}"
-        )
+def progress_note(row: Mapping[str, Any], epochs: int) -> str:
+    """What a person wants to see of a row of metrics beside count, rate and time left."""
+    said = ["REFUSED"] if row["refused"] else []
+    said += [f"epoch {row['epoch']:.2f}/{epochs}", f"loss {row['loss']:.4f}", f"wait {row['data_wait']:.0%}"]
+    said += [f"{name} {row[name]:.3f}" for name in LOSSES if name in row]
+    return "  ".join([*said, f"lr {row['lr']:.1e}"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

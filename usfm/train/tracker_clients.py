@@ -6,6 +6,7 @@ beside the run's folder.
 """
 
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +88,7 @@ class WandbClient:
         self._wandb = wandb
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT), name=run_dir.name, dir=str(run_dir),
-            id=run_id or wandb.util.generate_id(), resume="allow", config=dict(config),
+            id=run_id or secrets.token_hex(4), resume="allow", config=dict(config),
             settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
         self._run.define_metric("step")

@@ -24,7 +24,7 @@ TrackerName = Literal["none", "mlflow", "wandb"]
 Pixels = npt.NDArray[np.uint8]
 QUEUE = 2_000
 RETRY_S = 15.0
-CLOSE_S = 20.0
+CLOSE_S = 60.0
 log = logging.getLogger(__name__)
 
 
