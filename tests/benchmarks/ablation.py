@@ -1,10 +1,13 @@
 """Pre-trains every arm of the ablation with several seeds, each in this process, without Ray.
 
     python tests/benchmarks/ablation.py train --shards runs/shards --out runs/ablation
+    python tests/benchmarks/ablation.py probe --shards runs/shards --out runs/ablation
+    python tests/benchmarks/ablation_table.py runs/ablation --out docs/figures
 
 Arms: dual against spatial-only against frequency-only, balanced against natural sampling, pixel against latent
 targets; all with the same encoder, steps, rate and seeds. A run that is whole is skipped, one that was interrupted
-goes on.
+goes on. `probe` scores every encoder, and the random weights that each seed began with, on the tasks of
+`probe_corpus.yaml`.
 """
 
 import argparse
@@ -16,6 +19,11 @@ from typing import Any
 
 import torch
 
+from ray_jobs.console import Console
+from ray_jobs.job import recipe_path
+from ray_jobs.probe import ProbeJobConfig
+from ray_jobs.probe import run as run_probe
+from usfm.config import load_config
 from usfm.train.checkpoint import latest_checkpoint, read_state
 from usfm.train.context import PlainContext
 from usfm.train.pretrain import local_feed, pretrain
@@ -71,17 +79,34 @@ def train(args: argparse.Namespace) -> None:
             print(json.dumps({"arm": arm, "seed": seed, "loss": loss, "seconds": seconds}), flush=True)
 
 
+def probe(args: argparse.Namespace) -> None:
+    """Scores of every run, and of untrained encoders of the same seeds."""
+    torch.set_num_threads(args.threads)
+    base = load_config(ProbeJobConfig, recipe_path("probe_corpus"), [f"shards={args.shards}"])
+    for seed in args.seeds:
+        shape = config_of("dual", seed, args.shards, Path("unused"), args.images).encoder
+        untrained = {"init": "random", "encoder": shape, "seed": seed}
+        asked = {f"random-{seed}": untrained} | {
+            f"{arm}-{seed}": {"source": f"{args.out}/{arm}-{seed}"} for arm in args.arms
+        }
+        for name, update in asked.items():
+            folder = Path(args.out) / "probes" / name
+            if not (folder / "probe.json").exists():
+                run_probe(base.model_copy(update={**update, "output": str(folder)}), Console())
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["train"])
+    parser.add_argument("what", choices=["train", "probe"])
     parser.add_argument("--shards", default="runs/shards")
     parser.add_argument("--out", default="runs/ablation")
-    parser.add_argument("--images", type=int, default=49_152)
+    parser.add_argument("--images", type=int, default=24_576)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
-    train(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    (train if args.what == "train" else probe)(args)
 
 
 if __name__ == "__main__":

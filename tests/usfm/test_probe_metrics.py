@@ -7,7 +7,14 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from usfm.metrics.intervals import class_scores, class_scores_difference, mean_score
+from usfm.metrics.intervals import (
+    class_scores,
+    class_scores_difference,
+    class_scores_over_seeds,
+    mean_score,
+    mean_score_difference,
+    mean_score_over_seeds,
+)
 from usfm.metrics.probe import (
     TOKEN_RIDGE,
     choose_strength,
@@ -197,3 +204,28 @@ def test_overlap_is_dice_and_its_union() -> None:
     unions = [((a == k) & (b == k)).sum() / ((a == k) | (b == k)).sum() for k in (1, 2)]
     assert found[1] == pytest.approx(np.mean(unions))
     assert overlap(np.zeros((2, 2)), np.zeros((2, 2)), 2) == (1.0, 1.0)
+
+
+def test_differences_over_one_run_are_those_of_the_run() -> None:
+    rng = np.random.default_rng(3)
+    truth, first, second = (rng.integers(0, 3, 60) for _ in range(3))
+    groups = [str(n // 4) for n in range(60)]
+    over = class_scores_over_seeds([first], [second], truth, groups, 3, 200, seed=1)
+    assert over == class_scores_difference(first, second, truth, groups, 3, 200, seed=1)
+    a, b = rng.random(60), rng.random(60)
+    over, one = (
+        mean_score_over_seeds([a], [b], groups, 200, seed=1),
+        mean_score_difference(a, b, groups, 200, seed=1),
+    )
+    assert (over.value, over.low, over.high) == pytest.approx((one.value, one.low, one.high))
+
+
+def test_runs_that_disagree_widen_the_interval() -> None:
+    """Every patient says the same, so that all of the width comes from the runs."""
+    groups = [str(n) for n in range(30)]
+    first = [np.full(30, value) for value in (0.5, 0.6, 0.9)]
+    second = [np.full(30, 0.5)] * 3
+    over = mean_score_over_seeds(first, second, groups, 4000, seed=1)
+    assert over.value == pytest.approx((0.0 + 0.1 + 0.4) / 3)
+    assert over.low == pytest.approx(0.0, abs=1e-9)  # the first run three times: 1 of 27 draws
+    assert over.high == pytest.approx(0.4)

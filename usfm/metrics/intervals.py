@@ -12,7 +12,15 @@ import numpy.typing as npt
 
 from usfm.rng import generator
 
-__all__ = ["Score", "class_scores", "class_scores_difference", "mean_score", "mean_score_difference"]
+__all__ = [
+    "Score",
+    "class_scores",
+    "class_scores_difference",
+    "class_scores_over_seeds",
+    "mean_score",
+    "mean_score_difference",
+    "mean_score_over_seeds",
+]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -62,12 +70,64 @@ def mean_score(values: Floats, groups: Sequence[str], draws: int, seed: int) -> 
     members = _members(groups)
     sums = np.zeros((members.max() + 1, 2))
     np.add.at(sums, members, np.stack([values, np.ones_like(values)], axis=1))
-    return _score(lambda total: total[..., 0] / total[..., 1], sums, _weights(groups, draws, seed))
+    return _score(_ratio, sums, _weights(groups, draws, seed))
 
 
 def mean_score_difference(first: Floats, second: Floats, groups: Sequence[str], draws: int, seed: int) -> Score:
     """Mean of first minus second over the same items."""
     return mean_score(first - second, groups, draws, seed)
+
+
+def class_scores_over_seeds(
+    first: Sequence[Ints], second: Sequence[Ints], truth: Ints, groups: Sequence[str], classes: int, draws: int,
+    seed: int,
+) -> dict[str, Score]:  # fmt: skip
+    """First minus second, averaged over pairs of training runs; patients and runs are resampled in the same draw.
+
+    Args:
+        first: predictions (n,) of each run of one kind.
+        second: of each run of the other kind; run k is paired with run k of `first` (the same training seed).
+        truth: (n,) class numbers.
+        groups: patient of each item.
+        classes: number of classes.
+        draws: bootstrap samples.
+        seed: of the samples.
+    """
+    weight = _weights(groups, draws, seed)
+    # (S, G, K, K)
+    sides = [np.stack([_confusions(p, truth, groups, classes) for p in runs]) for runs in (first, second)]
+    return {name: _over_seeds(of, sides, weight, seed) for name, of in _CLASS_SCORES.items()}
+
+
+def mean_score_over_seeds(
+    first: Sequence[Floats], second: Sequence[Floats], groups: Sequence[str], draws: int, seed: int
+) -> Score:
+    """The same for a score per item, (n,) for each run."""
+    members = _members(groups)
+    sides = []
+    for runs in (first, second):
+        sums = np.zeros((len(runs), members.max() + 1, 2))
+        for run, values in enumerate(runs):
+            np.add.at(sums[run], members, np.stack([values, np.ones_like(values)], axis=1))
+        sides.append(sums)
+    return _over_seeds(_ratio, sides, _weights(groups, draws, seed), seed)
+
+
+def _ratio(total: Floats) -> Floats:
+    mean: Floats = total[..., 0] / total[..., 1]
+    return mean
+
+
+def _over_seeds(of: Callable[[Floats], Floats], sides: Sequence[Floats], weights: Floats, seed: int) -> Score:
+    """A difference of scores of two sides' counts (S, G, ...), resampled over both axes."""
+    a, b = sides
+    value = float((of(a.sum(axis=1)) - of(b.sum(axis=1))).mean())
+    pairs = zip(a, b, strict=True)
+    drawn = np.stack([of(np.tensordot(weights, x, 1)) - of(np.tensordot(weights, y, 1)) for x, y in pairs])
+    chosen = generator(seed, "bootstrap seeds").integers(0, len(a), (len(weights), len(a)))  # (draws, S)
+    means = drawn[chosen, np.arange(len(weights))[:, None]].mean(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Score(value, float(low), float(high))
 
 
 def _balanced_accuracy(confusion: Floats) -> Floats:
