@@ -36,9 +36,9 @@ def patiently(action: Callable[[], T], what: str, patience_s: float = PATIENCE_S
     while True:
         try:
             return action()
-        except FINAL:
-            raise
         except Exception as error:
+            if _final(error):
+                raise
             if time.monotonic() + pause > deadline:
                 raise EnvironmentProblem(
                     f"{what} could not be read for {patience_s:.0f} s: {error}; check the storage and start again"
@@ -46,3 +46,13 @@ def patiently(action: Callable[[], T], what: str, patience_s: float = PATIENCE_S
             log.warning("%s: %s; trying again in %.1f s", what, error, pause)
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
+
+
+def _final(error: Exception) -> bool:
+    """Whether asking again is of no use."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None:
+        # fsspec's HTTP says "not found" of a refused connection and of a server's own fault too
+        away = isinstance(cause, OSError) and not isinstance(cause, FINAL)
+        return not away and getattr(cause, "status", 404) < 500
+    return isinstance(error, FINAL)
