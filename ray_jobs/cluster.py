@@ -17,16 +17,18 @@ __all__ = [
     "quiet_loggers",
     "require",
     "set_environment",
+    "set_start_timeout",
     "set_token",
 ]
 
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 RAY_ENVIRONMENT = {
     # Checked with Ray 2.60. Each is set only where the user has not set it.
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # V2's parquet reader loses rows when a path is listed twice
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own console shows one line per stage
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # reports are throttled to one per poll; the default is 2 s
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # without it the dashboard's Train page answers 500
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",  # a cold `import torch` on a busy node takes a while
+    START_TIMEOUT: "120",  # a cold `import torch` on a busy node takes a while
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # 2-4 times the requests per second on one proxy
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above turns it on: a port per replica, slow to undeploy
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # do not hide GPUs from tasks that ask for none
@@ -59,6 +61,12 @@ def set_environment() -> None:
     """Set Ray's switches; must run before `import ray` has started anything."""
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+
+
+def set_start_timeout(seconds: float | None) -> None:
+    """How long Ray Train waits for workers to start; None, and what a user has set, change nothing."""
+    if seconds is not None and os.environ.get(START_TIMEOUT) in (None, RAY_ENVIRONMENT[START_TIMEOUT]):
+        os.environ[START_TIMEOUT] = f"{seconds:g}"
 
 
 def set_token() -> None:

@@ -1,59 +1,91 @@
 """Pre-training on Ray: `python -m ray_jobs.pretrain --config ray_jobs/recipes/pretrain_tiny.yaml optim.lr=3e-4`."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, field_validator
 
 from ray_jobs import job
-from ray_jobs.cluster import ClusterConfig, connect, require
-from ray_jobs.console import Console, following
+from ray_jobs.cluster import ClusterConfig, connect, require, set_start_timeout
+from ray_jobs.console import Console
+from ray_jobs.pretrain_progress import following_run
 from usfm.data.location import absolute
+from usfm.data.patience import patiently
 from usfm.data.stream import ImageStream
-from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, ShardError, UsfmError
+from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, RunTakenOver, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
-from usfm.train.journal import last_row
+from usfm.train.ownership import claim, is_owner, leave_when_taken
 from usfm.train.pretrain import pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, without_data
 from usfm.train.pretrain_step import REPLACED
 from usfm.train.rundir import open_run
 from usfm.train.start import check_start
 
-__all__ = ["PretrainJobConfig", "main", "plan", "progress_note", "run"]
+__all__ = ["PretrainJobConfig", "main", "plan", "run"]
 
 
 class PretrainJobConfig(PretrainConfig):
     """A pre-training run and where it runs.
 
     Attributes:
-        workers: train workers; the global batch does not change with them.
+        workers: train workers; the global batch does not change with them. Two numbers are a range: training goes
+            on with as many workers as the cluster has room for, and changes their number when that changes.
+        resize_every_s: how often a range looks for room for more workers; each change costs a restart from the last
+            checkpoint.
         gpus_per_worker: 1 = one GPU each with nccl, 0 = CPU with gloo.
         cpus_per_worker: CPUs that Ray reserves for a worker; at least one CPU has to be left for reading.
-        max_failures: restarts from the last checkpoint after a lost worker or node; -1 = no limit.
+        max_failures: restarts from the last checkpoint after a lost worker or node; -1 = no limit. Nodes that
+            announce their end (preemption) are not counted.
+        start_timeout_s: how long Ray waits for all workers to be placed and started before it counts a failure and
+            looks again at what the cluster has; None = 120, and 30 for a range, which can go on with fewer.
         cluster: Ray.
     """
 
-    workers: int = Field(default=1, ge=1)
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    resize_every_s: float = Field(default=60.0, gt=0)
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     cpus_per_worker: float = Field(default=0.5, gt=0)
     max_failures: int = Field(default=3, ge=-1)
+    start_timeout_s: float | None = Field(default=None, gt=0)
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("workers")
+    @classmethod
+    def _ordered(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(workers, tuple) and workers[0] > workers[1]:
+            raise ValueError(f"a range is [fewest, most] (got [{workers[0]}, {workers[1]}])")
+        return workers
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while the run goes on."""
+        return isinstance(self.workers, tuple)
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which the run waits."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def most(self) -> int:
+        """Workers that the run can use."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
 
     def science(self) -> PretrainConfig:
         """The part that decides the result."""
         return PretrainConfig.build(self.model_dump(include=set(PretrainConfig.model_fields)))
 
 
-FATAL: dict[str, type[UsfmError]] = {kind.__name__: kind for kind in (NonFiniteLoss, CheckpointError, ConfigError)}
+FATAL: dict[str, type[UsfmError]] = {
+    kind.__name__: kind for kind in (NonFiniteLoss, CheckpointError, ConfigError, RunTakenOver)
+}
+"""A restart would meet these again."""
 PLACEMENT = tuple(set(PretrainJobConfig.model_fields) - set(PretrainConfig.model_fields))
 """Keys that may change when a run goes on."""
 UNSEEN = ("speed", "checkpoint_every", "keep_checkpoints", "observe", "tracker")
 """More of them: they change nothing that is learnt."""
-LOSSES = ("spatial", "frequency", "latent")
-"""Names of loss terms that the progress line shows."""
 
 
 def plan(config: PretrainJobConfig) -> dict[str, Any]:
@@ -61,9 +93,18 @@ def plan(config: PretrainJobConfig) -> dict[str, Any]:
     try:
         stream = ImageStream(config.data, config.seed)
     except ShardError as error:
-        return {"shards": str(error), "epochs": config.epochs, **without_data(config, config.workers)}
-    derived = PretrainPlan.derive(config, stream, config.workers)
+        return {"shards": str(error), "epochs": config.epochs, **_without_data(config)}
+    derived = _derive(config, stream)
     return {**derived.to_json(), "resumes_at_step": _resume_step(config, derived), "run_dir": config.run_dir}
+
+
+def _derive(config: PretrainJobConfig, stream: ImageStream) -> PretrainPlan:
+    """The plan for the most workers, which fewer fit too; a fixed number gets equal shares."""
+    return PretrainPlan.derive(config, stream, config.most, even=not config.elastic)
+
+
+def _without_data(config: PretrainJobConfig) -> dict[str, Any]:
+    return without_data(config, config.most, even=not config.elastic)
 
 
 def _resume_step(config: PretrainConfig, derived: PretrainPlan) -> int:
@@ -79,6 +120,7 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
 
     Raises:
         NonFiniteLoss: training stopped before a step; the message names the file with the sample ids.
+        RunTakenOver: the job was submitted again meanwhile; that submission goes on.
         UsfmError: a worker failed more often than `max_failures`.
     """
     run_dir = Path(config.run_dir).absolute()
@@ -86,15 +128,16 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     start = config.start and config.start.model_copy(update={"source": str(Path(config.start.source).absolute())})
     data = config.data.model_copy(update={"shards": shards})
     config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start})
-    derived = PretrainPlan.derive(config, ImageStream(config.data, config.seed), config.workers)
+    derived = _derive(config, ImageStream(config.data, config.seed))
     _resume_step(
         config, derived
     )  # refuses what cannot be gone on with before the folder says that it holds this run
-    open_run(run_dir, config, derived.to_json(), may_change=(*PLACEMENT, *UNSEEN))
+    may_change = (*PLACEMENT, *UNSEEN)
+    patiently(lambda: open_run(run_dir, config, derived.to_json(), may_change), str(run_dir))
     with connect(config.cluster, console.verbose):
-        require(config.workers * config.cpus_per_worker + 1, config.workers * config.gpus_per_worker)
-        with _progress(console, run_dir, derived, config, _resume_step(config, derived)):
-            outcome = _fit(config)
+        require(config.fewest * config.cpus_per_worker + 1, config.fewest * config.gpus_per_worker)
+        with following_run(console, run_dir, derived, config, _resume_step(config, derived)):
+            outcome = _fit(config, patiently(lambda: claim(run_dir), str(run_dir)))
     if error := outcome.get("error"):
         raise FATAL[outcome["kind"]](error)
     if (run_dir / REPLACED).is_dir():
@@ -103,17 +146,20 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     return run_dir
 
 
-def _fit(config: PretrainJobConfig) -> dict[str, Any]:
+def _fit(config: PretrainJobConfig, mark: str) -> dict[str, Any]:
     import ray.train
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     science, run_dir = config.science(), Path(config.run_dir)
+    # a lost node's room is still listed for a while: a range that waits long for it could have gone on with less
+    set_start_timeout(config.start_timeout_s or (30.0 if config.elastic else None))
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config=science.model_dump(mode="json"),
+        train_loop_config={"run": science.model_dump(mode="json"), "mark": mark},
         scaling_config=ScalingConfig(
             num_workers=config.workers,
+            elastic_resize_monitor_interval_s=config.resize_every_s,
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={"CPU": config.cpus_per_worker}
             | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
@@ -139,9 +185,16 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
     from ray_jobs.feed import worker_feed
     from ray_jobs.train_context import RayContext
 
-    config = PretrainConfig.build(values)
+    config = PretrainConfig.build(values["run"])
+    run_dir, mark = Path(config.run_dir), values["mark"]
     context = RayContext()
     try:
+        # a storage that is away looks like a run without checkpoints, which would start from the beginning
+        patiently(lambda: _check_there(run_dir), str(run_dir))
+        if not is_owner(run_dir, mark):
+            raise RunTakenOver(f"{run_dir} was taken over by a newer submission of this job, which goes on with it")
+        if context.rank == 0:
+            leave_when_taken(run_dir, mark)
         return pretrain(
             config,
             context,
@@ -154,31 +207,9 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
         return {"error": str(error), "kind": type(error).__name__}
 
 
-@contextmanager
-def _progress(
-    console: Console, run_dir: Path, derived: PretrainPlan, config: PretrainConfig, start: int
-) -> Iterator[None]:
-    """Follow the run's journal while `fit` blocks."""
-    before = last_row(run_dir)  # of an earlier process, perhaps of a step that will be done again
-    with console.stage("pretrain", derived.total_samples, "images") as stage:
-        stage.resume(start * config.batch.global_size)
-
-        def show() -> None:
-            if (row := last_row(run_dir)) and row != before:
-                stage.says_rate(f"{row['images_per_s']:,.0f} images/s")
-                stage.note(progress_note(row, config.epochs))
-                stage.to(row["step"] * config.batch.global_size)
-
-        with following(show):
-            yield
-
-
-def progress_note(row: Mapping[str, Any], epochs: int) -> str:
-    """What a person wants to see of a row of metrics beside count, rate and time left."""
-    said = ["REFUSED"] if row["refused"] else []
-    said += [f"epoch {row['epoch']:.2f}/{epochs}", f"loss {row['loss']:.4f}", f"wait {row['data_wait']:.0%}"]
-    said += [f"{name} {row[name]:.3f}" for name in LOSSES if name in row]
-    return "  ".join([*said, f"lr {row['lr']:.1e}"])
+def _check_there(run_dir: Path) -> None:
+    if not (run_dir / "config.yaml").exists():
+        raise OSError("the run's config.yaml is not there; is the storage of runs mounted on this node?")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

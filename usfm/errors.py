@@ -9,6 +9,7 @@ UsfmError
 │   └── ShardError       shards or their index are missing, stale or damaged
 ├── CheckpointError      a checkpoint or a weight file does not fit
 ├── NonFiniteLoss        training met NaN or infinity and stopped before the step
+├── RunTakenOver         the same job was submitted again and goes on in its folder
 └── EnvironmentProblem   the machine lacks something (a port, a package, disk space)
 
 Each message says what was got, what was expected and what to do.
@@ -22,6 +23,7 @@ __all__ = [
     "ImageTooLarge",
     "NoSuchFrame",
     "NonFiniteLoss",
+    "RunTakenOver",
     "ShardError",
     "UnreadableFile",
     "UsfmError",
@@ -62,6 +64,10 @@ class CheckpointError(UsfmError):
 
 class NonFiniteLoss(UsfmError):
     """Training met a NaN or an infinity; the step was refused and the batch's ids were saved."""
+
+
+class RunTakenOver(UsfmError):
+    """The same job was submitted again; that submission goes on in the run's folder, this one ends."""
 
 
 class EnvironmentProblem(UsfmError):

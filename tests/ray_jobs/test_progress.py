@@ -12,7 +12,7 @@ import pytest
 
 from ray_jobs import console as module
 from ray_jobs.console import LOG_EVERY_S, Console, clock_time
-from ray_jobs.pretrain import LOSSES, progress_note
+from ray_jobs.pretrain_progress import LOSSES, progress_note
 from usfm.models.objectives import OBJECTIVES
 
 ROW = {"step": 3, "epoch": 1.25, "loss": 0.51234, "spatial": 0.4, "frequency": 1.5, "refused": 0, "lr": 3e-4,

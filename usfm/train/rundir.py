@@ -23,6 +23,7 @@ import yaml
 
 from usfm.config import Config
 from usfm.errors import ConfigError
+from usfm.train.durable import write_text
 
 __all__ = ["describe_environment", "open_run", "read_config"]
 
@@ -70,9 +71,9 @@ def open_run(run_dir: Path, config: Config, plan: Mapping[str, Any], may_change:
                 "or the same values to go on with that run"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    write_text(run_dir / "config.yaml", config.to_yaml())  # a driver killed here must not leave half of it
     for name, document in {"plan": dict(plan), "environment": describe_environment()}.items():
-        (run_dir / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_text(run_dir / f"{name}.json", json.dumps(document, indent=1) + "\n")
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""What the pre-training job decides without a cluster: ranges of workers, what it says, who may write."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.cluster import RAY_ENVIRONMENT, START_TIMEOUT, set_start_timeout
+from ray_jobs.pretrain import PretrainJobConfig, plan
+from ray_jobs.pretrain_progress import Problems
+from usfm.config import load_config
+from usfm.errors import ConfigError
+from usfm.train.checkpoint_writer import PROBLEMS
+from usfm.train.ownership import OWNER, claim, is_owner
+from usfm.train.rundir import open_run, read_config
+
+
+def config_of(shards: Path, run_dir: Path, *overrides: str) -> PretrainJobConfig:
+    small = (
+        f"run_dir={run_dir}", f"data.shards={shards}", "data.canvas_px=64", "encoder.size=nano",
+        "encoder.img_px=32", "encoder.patch_px=8", "objective.spatial_mask.unit_px=8",
+        "batch.global_size=12", "batch.micro_size=4",
+    )  # fmt: skip
+    return load_config(PretrainJobConfig, None, [*small, *overrides])
+
+
+def test_a_range_of_workers_is_planned_for_the_most(small_shards: Path, tmp_path: Path) -> None:
+    elastic = config_of(small_shards, tmp_path, "workers=[1, 2]")
+    assert (elastic.fewest, elastic.most, elastic.elastic) == (1, 2, True)
+    assert plan(elastic)["accumulation"] == 2  # three micro-batches on two workers: 2 and 1
+    with pytest.raises(ConfigError, match="global_size 12 is not workers"):
+        plan(config_of(small_shards, tmp_path, "workers=2"))  # a fixed number gets equal shares
+    with pytest.raises(ConfigError, match="3 micro-batches of 4: too few for 4 workers"):
+        plan(config_of(small_shards, tmp_path, "workers=[1, 4]"))
+
+
+@pytest.mark.parametrize("value", ["[2, 1]", "[0, 2]", "0", "[1, 2, 3]"])
+def test_wrong_ranges_are_refused(small_shards: Path, tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match="workers"):
+        config_of(small_shards, tmp_path, f"workers={value}")
+
+
+def test_a_range_is_the_same_config_when_it_is_read_again(small_shards: Path, tmp_path: Path) -> None:
+    config = config_of(small_shards, tmp_path / "run", "workers=[1, 2]")
+    open_run(tmp_path / "run", config, {})
+    open_run(tmp_path / "run", config, {})
+    again = PretrainJobConfig.build(read_config(tmp_path / "run"))
+    assert again == config
+
+
+def test_the_start_timeout_of_a_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(START_TIMEOUT, RAY_ENVIRONMENT[START_TIMEOUT])
+    set_start_timeout(None)
+    assert os.environ[START_TIMEOUT] == RAY_ENVIRONMENT[START_TIMEOUT]
+    set_start_timeout(30.0)
+    assert os.environ[START_TIMEOUT] == "30"
+    monkeypatch.setenv(START_TIMEOUT, "500")
+    set_start_timeout(30.0)
+    assert os.environ[START_TIMEOUT] == "500"
+
+
+def test_problems_since_the_start_are_said_once_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / PROBLEMS
+    path.write_text(json.dumps({"time": 0, "step": 1, "problem": "of an earlier job"}) + "\n")
+    problems = Problems(tmp_path)
+    assert problems.new() == []
+    with path.open("a") as file:
+        file.write(json.dumps({"time": 0, "step": 8, "problem": "not written: full"}) + "\n" + '{"time"')
+    assert problems.new() == ["8 not written: full"]
+    with path.open("a") as file:
+        file.write(': 0, "step": null, "problem": "passed over"}\n')
+    assert problems.new() == ["passed over"]
+    assert problems.new() == []
+    path.unlink()
+    assert problems.new() == []
+
+
+def test_the_newest_claim_owns_the_run_and_others_leave(tmp_path: Path) -> None:
+    first = claim(tmp_path)
+    assert is_owner(tmp_path, first)
+    program = (
+        "import sys, threading; from pathlib import Path; from usfm.train.ownership import leave_when_taken; "
+        "leave_when_taken(Path(sys.argv[1]), sys.argv[2]); print('on', flush=True); threading.Event().wait(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path), first]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as worker:
+        assert worker.stdout.readline() == b"on\n"
+        (tmp_path / OWNER).rename(tmp_path / "away")  # a storage that is away takes nothing over
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(1.5)
+        (tmp_path / "away").rename(tmp_path / OWNER)
+        second = claim(tmp_path)
+        assert worker.wait(20) == 1
+    assert not is_owner(tmp_path, first)
+    assert is_owner(tmp_path, second)
