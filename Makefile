@@ -1,10 +1,11 @@
 # Two commands: `make demo` and `make test`. Both make the environment if it is missing.
 PYTHON ?= python3
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test chaos check format clean
 
 install: $(STAMP)
 
@@ -19,6 +20,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+# 20 and more failures at random times, a quarter of an hour; prints a table and writes runs/chaos.json
+chaos: $(STAMP)
+	$(BIN)/python tests/chaos/long.py --seed $(SEED) --out runs/chaos.json
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

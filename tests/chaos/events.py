@@ -1,0 +1,243 @@
+"""What may befall a run, and how long it takes until it trains on: each event happens, then waits for recovery."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from chaos.local_cluster import LocalCluster, kill
+from chaos.storage import RunStorage, ShardServer
+from chaos.watched_job import WatchedJob
+
+from usfm.train.checkpoint import find_checkpoint
+from usfm.train.checkpoint_writer import PROBLEMS
+
+__all__ = ["ANY_WORKERS", "SAME_WORKERS", "Happened", "Scene"]
+
+
+@dataclass(frozen=True)
+class Happened:
+    """One event.
+
+    Attributes:
+        kind: its name in `SAME_WORKERS` or `ANY_WORKERS`.
+        step: newest step when it happened.
+        recovery_s: until a later step was taken; for storage: from its return until a later checkpoint was whole.
+        note: what else was seen.
+    """
+
+    kind: str
+    step: int
+    recovery_s: float
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass
+class Scene:
+    """A running job, where it runs, and dice."""
+
+    cluster: LocalCluster
+    storage: RunStorage
+    job: WatchedJob
+    dice: np.random.Generator
+    server: ShardServer | None = None
+    workers: int = 2
+
+    def happen(self, kind: str) -> Happened:
+        """Let an event happen now, and wait until the run has got over it."""
+        before = self.job.step
+        return (SAME_WORKERS | ANY_WORKERS)[kind](self, before)
+
+    def trained_on(self, before: int) -> float:
+        """Seconds until a step after `before` is taken."""
+        return self.job.until(lambda: self.job.step > before, f"step after {before}")
+
+    def saved_on(self, before: int) -> float:
+        """Seconds until a checkpoint after `before` is whole."""
+        return self.job.until(lambda: self.job.saved > before, f"checkpoint after step {before}")
+
+    def the_writer(self) -> Any:
+        """The process that writes the run, once there is one."""
+        self.job.until(lambda: self.cluster.writer(self.job.run_dir) is not None, "worker that writes")
+        return self.cluster.writer(self.job.run_dir)
+
+    def some_seconds(self, least: float, most: float) -> float:
+        """Pass a random time; returns it."""
+        seconds = float(self.dice.uniform(least, most))
+        threading.Event().wait(seconds)
+        return seconds
+
+
+def worker_killed(scene: Scene, before: int) -> Happened:
+    """SIGKILL to one of the processes that train."""
+    scene.the_writer()
+    workers = sorted(scene.cluster.workers(), key=lambda process: process.pid)
+    kill(workers[int(scene.dice.integers(len(workers)))])
+    before = scene.job.step
+    return Happened("worker killed", before, scene.trained_on(before))
+
+
+def node_replaced(scene: Scene, before: int) -> Happened:
+    """All processes of a node die; some seconds later another node joins."""
+    scene.the_writer()
+    before, began = scene.job.step, time.monotonic()
+    scene.cluster.lose_node()
+    passed = scene.some_seconds(0, 4)
+    scene.cluster.add_node()
+    scene.trained_on(before)
+    return Happened("node replaced", before, time.monotonic() - began, f"new node after {passed:.1f} s")
+
+
+def driver_killed(scene: Scene, before: int) -> Happened:
+    """SIGKILL to the job's command, which is submitted again some seconds later."""
+    scene.job.kill_driver()
+    passed = scene.some_seconds(0, 3)
+    before = scene.job.step
+    scene.job.submit()
+    return Happened("driver killed", before, scene.trained_on(before), f"submitted again after {passed:.1f} s")
+
+
+def submitted_twice(scene: Scene, before: int) -> Happened:
+    """The command is submitted again while it runs; the newer submission goes on."""
+    older = scene.job._process
+    scene.job.submit()
+    assert older is not None
+    ended = older.wait(240)
+    assert ended == 2, scene.job.output()[-3000:]
+    assert "taken over by a newer submission" in scene.job.output()
+    before = scene.job.step
+    return Happened("submitted twice", before, scene.trained_on(before), "the older one ended with a message")
+
+
+def disk_full(scene: Scene, before: int) -> Happened:
+    """No byte fits on the run's storage for some seconds, in which saves are due."""
+    writer, problems = scene.the_writer(), _problems(scene.job.run_dir)
+    before = scene.job.step
+    with scene.storage.full(writer):
+        whole = find_checkpoint(scene.job.run_dir)[0]
+        assert whole is not None
+        passed = scene.some_seconds(5, 9)
+        assert find_checkpoint(scene.job.run_dir)[0] is not None  # the one before stays
+    recovery = scene.saved_on(scene.job.saved)
+    scene.job.until(lambda: _problems(scene.job.run_dir) > problems, "problem written down")
+    assert writer.is_running()  # nothing was restarted
+    return Happened("disk full", before, recovery, f"for {passed:.1f} s; nothing restarted")
+
+
+def storage_away(scene: Scene, before: int, seconds: tuple[float, float] = (5.0, 20.0)) -> Happened:
+    """The run's folder is away for a while: reading finds nothing, writing is refused."""
+    writer, saved = scene.the_writer(), scene.job.saved
+    before = scene.job.step
+    with scene.storage.away(scene.job.run_dir, writer):
+        passed = scene.some_seconds(*seconds)
+    recovery = scene.saved_on(max(saved, scene.job.saved))
+    assert writer.is_running()
+    return Happened("storage away", before, recovery, f"for {passed:.1f} s; nothing restarted")
+
+
+def storage_away_a_minute(scene: Scene, before: int) -> Happened:
+    """The same for a minute."""
+    happened = storage_away(scene, before, (60.0, 60.0))
+    return Happened("storage away a minute", happened.step, happened.recovery_s, happened.note)
+
+
+def killed_in_a_save(scene: Scene, before: int) -> Happened:
+    """The writer is stopped while a checkpoint is half written, looked at, and killed."""
+    run_dir = scene.job.run_dir
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        writer = scene.the_writer()
+        partial = _half_written(run_dir, until)
+        os.kill(writer.pid, signal.SIGSTOP)
+        if partial is not None and partial.exists():
+            break
+        os.kill(writer.pid, signal.SIGCONT)  # it was faster; wait for the next one
+    else:
+        raise AssertionError("no save could be met half way in 120 s")
+    whole, reasons = find_checkpoint(run_dir)
+    assert reasons == []  # nobody takes the half one for a checkpoint
+    found = sorted(path.name for path in partial.iterdir()) if partial.exists() else []
+    before = scene.job.step
+    kill(writer)
+    assert partial.exists()
+    recovery = scene.trained_on(before)
+    scene.job.until(lambda: not partial.exists(), "clean-up of the half checkpoint")
+    return Happened(
+        "killed in a save", before, recovery, f"{partial.name} had {found}; {_name(whole)} stayed whole"
+    )
+
+
+def shards_away(scene: Scene, before: int) -> Happened:
+    """The server of the shards is down while a node is replaced, whose processes have to open shards anew."""
+    assert scene.server is not None
+    scene.the_writer()
+    scene.server.stop()
+    scene.cluster.lose_node()
+    before = scene.job.step
+    scene.cluster.add_node()
+    scene.job.until(lambda: len(scene.cluster.workers()) == 2, "workers that wait for shards")
+    passed = scene.some_seconds(5, 15)
+    assert scene.job.step == before  # so it was waited for
+    scene.server.start()
+    return Happened("shards away", before, scene.trained_on(before), f"for {passed:.1f} s after the workers came")
+
+
+def workers_changed(scene: Scene, before: int) -> Happened:
+    """The job is killed and submitted again with another number of workers."""
+    scene.job.kill_driver()
+    before, scene.workers = scene.job.step, 3 - scene.workers
+    scene.job.submit(f"workers={scene.workers}")
+    return Happened("workers changed", before, scene.trained_on(before), f"to {scene.workers}")
+
+
+def node_lost_and_back(scene: Scene, before: int) -> Happened:
+    """A range of workers loses a node, goes on with one worker, and takes the second again when a node joins."""
+    scene.the_writer()
+    before, began = scene.job.step, time.monotonic()
+    scene.cluster.lose_node()
+    scene.trained_on(before)
+    smaller = time.monotonic() - began
+    assert len(scene.cluster.workers()) == 1
+    began = time.monotonic()
+    scene.cluster.add_node()
+    scene.job.until(lambda: len(scene.cluster.workers()) == 2, "second worker")
+    scene.trained_on(scene.job.step)
+    return Happened("node lost and back", before, smaller,
+                    f"on one worker; two again {time.monotonic() - began:.1f} s after a node joined")  # fmt: skip
+
+
+Event = Callable[[Scene, int], Happened]
+SAME_WORKERS: dict[str, Event] = {
+    "worker killed": worker_killed, "node replaced": node_replaced, "driver killed": driver_killed,
+    "submitted twice": submitted_twice, "disk full": disk_full, "storage away": storage_away,
+    "storage away a minute": storage_away_a_minute, "killed in a save": killed_in_a_save,
+    "shards away": shards_away,
+}  # fmt: skip
+"""After these the losses equal the undisturbed run's bit for bit."""
+ANY_WORKERS: dict[str, Event] = {"workers changed": workers_changed, "node lost and back": node_lost_and_back}
+"""After these the samples do."""
+
+
+def _half_written(run_dir: Path, until: float) -> Path | None:
+    while time.monotonic() < until:
+        if found := next(run_dir.glob(".step-*.partial"), None):
+            return found
+    return None
+
+
+def _problems(run_dir: Path) -> int:
+    path = run_dir / PROBLEMS
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def _name(folder: Path | None) -> str:
+    return folder.name if folder else "nothing"
