@@ -4,7 +4,7 @@ import torch
 
 from usfm.losses.frequency import frequency_loss
 from usfm.losses.spatial import spatial_loss
-from usfm.masking.dual import DualMask
+from usfm.masking.dual import Corrupted, DualMask
 from usfm.masking.frequency import removed_spectrum
 from usfm.masking.patches import upsample_mask
 from usfm.models.decoder import PixelShuffleDecoder
@@ -38,17 +38,28 @@ class PixelObjective(Objective):
             images: (B, 1, S, S) float32 grey values in [0, 1].
             index: (B,) int64 global sample indices; they decide the masks.
         """
-        config, scale = self.config, self.encoder.config
         corrupted = self.mask(images, index)
         tokens = self.encoder(corrupted.images, corrupted.tokens)
-        predicted = self.decoder(tokens[:, 1:]).float()  # normalised grey values
+        return self.compare(images, corrupted, self.decoder(tokens[:, 1:]).float())
+
+    def compare(self, images: torch.Tensor, corrupted: Corrupted, predicted: torch.Tensor) -> ObjectiveOutput:
+        """Both losses.
+
+        Args:
+            images: (B, 1, S, S) float32, clean, in [0, 1].
+            corrupted: what the masks made of them.
+            predicted: (B, 1, S, S) float32 normalised grey values.
+        """
+        config, scale = self.config, self.encoder.config
         target = (images - scale.mean) / scale.std
         hidden = upsample_mask(corrupted.tokens, scale.patch_px)
         support = None
         if config.support == "removed_bands":
             support = removed_spectrum(self.mask.bands, corrupted.bands)
         spatial = spatial_loss(predicted, target, hidden)
-        frequency = frequency_loss(predicted, target, config.focal, support)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and config.frequency_weight > 0):
+            # a loss that does not count is for the log alone
+            frequency = frequency_loss(predicted, target, config.focal, support)
         loss = config.spatial_weight * spatial + config.frequency_weight * frequency
         with torch.no_grad():
             # with no patch hidden (frequency-only), images are told apart by the error of all their pixels
