@@ -4,7 +4,7 @@
 
 Every contender trains the same config on the same shards to the same number of steps: `plain` and `torchrun` with
 `usfm.train.threaded_feed`, `ray` with `ray_jobs.feed` (Ray Data). images/s is the median over the steps of the
-run's own journal after `--warm` steps: starting Ray is not in it (it is in `whole_s`). Workers compute in one thread.
+run's own journal after `--warm` steps: starting Ray is not in it (but in `whole_s`). Workers compute in one thread.
 Losses of all contenders with one worker must be equal, bit for bit, else the run fails.
 """
 
