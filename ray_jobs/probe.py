@@ -194,21 +194,27 @@ def differences(
 
 def _say(console: Console, document: Mapping[str, Any], folder: Path) -> None:
     lines = [
-        (task, made["protocol"], f"{made['scored']} of {made['scored_groups']}", name, _value(score))
+        (task, made["protocol"], made["scored"], made["scored_groups"], *_shown(made["scores"]))
         for task, made in document["tasks"].items()
-        for name, score in made["scores"].items()
     ]
-    title = f"{document['init']} ({folder}); 95 % intervals over patients"
-    console.table(title, ("task", "protocol", "items of patients", "score", "value"), lines)
+    title = f"{document['init']}: balanced accuracy or Dice, 95 % over patients ({folder})"
+    console.table(title, ("task", "rows", "n", "patients", "kNN", "linear"), lines)
     rank = document["rank"]
     console.say(f"RankMe {rank['rankme']:.1f} of {rank['width']}, mean cosine {rank['mean_cosine']:.3f}")
     for other, tasks in document["against"].items():
-        gaps = [(task, name, _value(score)) for task, made in tasks.items() for name, score in made.items()]
-        console.table(f"minus {other}, paired", ("task", "score", "difference"), gaps)
+        gaps = [(task, *_shown(made)) for task, made in tasks.items()]
+        console.table(f"minus {other}, paired", ("task", "kNN", "linear"), gaps)
+
+
+def _shown(scores: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
+    """The two scores of a task that a person looks at first; all others are in the document."""
+    kinds = (("knn_balanced_accuracy",), ("linear_balanced_accuracy", "linear_dice"))
+    found = [next((_value(scores[name]) for name in names if name in scores), "") for names in kinds]
+    return found[0], found[1]
 
 
 def _value(score: Mapping[str, float]) -> str:
-    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+    return f"{score['value']:.3f} [{score['low']:.2f}, {score['high']:.2f}]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

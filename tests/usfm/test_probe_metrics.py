@@ -16,8 +16,10 @@ from usfm.metrics.intervals import (
     mean_score_over_seeds,
 )
 from usfm.metrics.probe import (
+    THRESHOLDS,
     TOKEN_RIDGE,
     choose_strength,
+    choose_threshold,
     fit_token_map,
     group_folds,
     knn_predict,
@@ -182,6 +184,19 @@ def test_the_token_map_is_ridge_regression_on_standardised_tokens() -> None:
     scaler = StandardScaler().fit(tokens)
     oracle = Ridge(alpha=TOKEN_RIDGE * 500).fit(scaler.transform(tokens), shares)
     assert np.allclose(tokens @ weights + offsets, oracle.predict(scaler.transform(tokens)))
+
+
+def test_the_threshold_is_the_one_with_the_best_dice() -> None:
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(4):
+        truth = np.zeros((30, 30), bool)
+        truth[5:12, 8:16] = True
+        images.append((0.1 + 0.15 * truth + 0.05 * rng.normal(size=truth.shape), truth))
+    made = choose_threshold(images)
+    means = {t: np.mean([dice((x > t).astype(int), y.astype(int), 2) for x, y in images]) for t in THRESHOLDS}
+    assert made == max(means, key=means.__getitem__)
+    assert made < 0.3  # where half would have drawn nothing
 
 
 def test_token_shares_count_pixels() -> None:

@@ -183,7 +183,9 @@ def test_wandb_goes_on_with_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stored = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert [folder.name.rpartition("-")[2] for folder in stored] == [number, number]
     for folder in stored:
-        record = (folder / f"run-{number}.wandb").read_bytes()
-        assert b"probe/organ/knn_macro_f1" in record
-        assert tmp_path.name.encode() in record  # the run's name
+        path, deadline = folder / f"run-{number}.wandb", time.monotonic() + 60
+        while b"probe/organ/knn_macro_f1" not in path.read_bytes():  # another process writes it out
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.1)
+        assert tmp_path.name.encode() in path.read_bytes()  # the run's name
         assert len(list((folder / "files" / "media" / "images").glob("panels_*.png"))) == 1

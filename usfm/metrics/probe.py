@@ -5,6 +5,8 @@ features; for masks a linear map of each token to the share of every class in it
 DINOv2, with least squares instead of gradient steps).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
@@ -12,10 +14,19 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from usfm.metrics.scores import balanced_accuracy
 
-__all__ = ["choose_strength", "fit_token_map", "group_folds", "knn_predict", "linear_predict", "token_shares"]
+__all__ = [
+    "choose_strength",
+    "choose_threshold",
+    "fit_token_map",
+    "group_folds",
+    "knn_predict",
+    "linear_predict",
+    "token_shares",
+]
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
+THRESHOLDS = np.linspace(0.05, 0.95, 19)
 TOKEN_RIDGE = 1e-3  # of the number of tokens; features are standardised
 MAX_ITERATIONS = 5000
 INNER_FOLDS = 3
@@ -109,6 +120,28 @@ def fit_token_map(tokens: Floats, shares: Floats) -> tuple[Floats, Floats]:
     gram[np.diag_indices_from(gram)] += TOKEN_RIDGE * len(x)
     weights = np.linalg.solve(gram, x.T @ (shares - centre)) / scale[:, None]
     return weights, centre - mean @ weights
+
+
+def choose_threshold(shares: Sequence[tuple[Floats, npt.NDArray[np.bool_]]]) -> float:
+    """The foreground share above which a pixel is drawn: the one of `THRESHOLDS` with the best mean Dice.
+
+    Args:
+        shares: of each image the predicted foreground share and the true foreground, both (H, W).
+    """
+    scores = np.zeros(len(THRESHOLDS))
+    for predicted, truth in shares:
+        level = np.digitize(predicted, THRESHOLDS, right=True)  # how many thresholds the pixel exceeds
+        drawn, hit = _exceeding(level), _exceeding(level[truth])
+        both = drawn + int(truth.sum())
+        scores += np.where(both > 0, 2 * hit / np.maximum(both, 1), 1.0)
+    return float(THRESHOLDS[scores.argmax()])
+
+
+def _exceeding(level: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """Pixels above each threshold."""
+    counts = np.bincount(level.ravel(), minlength=len(THRESHOLDS) + 1)
+    above: npt.NDArray[np.integer] = counts[::-1].cumsum()[::-1][1:]
+    return above
 
 
 def token_shares(mask: npt.NDArray[np.uint8], classes: int, grid: int) -> Floats:

@@ -12,6 +12,7 @@ from usfm.data.probe_set import ProbeSet, ProbeTask
 from usfm.metrics.intervals import Score, class_scores, mean_score
 from usfm.metrics.probe import (
     choose_strength,
+    choose_threshold,
     fit_token_map,
     group_folds,
     knn_predict,
@@ -26,6 +27,7 @@ from usfm.train.observe.features import Features
 __all__ = ["ProbeResult", "probe"]
 
 TOKENS_TO_FIT = 40_000
+ROWS_FOR_THRESHOLD = 60
 Ints = npt.NDArray[np.int64]
 
 
@@ -133,14 +135,23 @@ def _segment(
     shares = np.stack([token_shares(task.masks[n], classes, grid) for n in fit]).reshape(-1, classes)
     flat = tokens.reshape(-1, width)
     step = -(-len(flat) // TOKENS_TO_FIT)
-    weights, offsets = fit_token_map(flat[::step], shares[::step])
+    token_map = fit_token_map(flat[::step], shares[::step])
+
+    def maps(n: int) -> npt.NDArray[np.float64]:
+        """Share of each class at every pixel of the mask, (K, H, W)."""
+        predicted = features.tokens[int(task.rows[n])] @ token_map[0] + token_map[1]  # (G, G, K)
+        grown = torch.from_numpy(predicted).permute(2, 0, 1)[None]
+        return F.interpolate(grown, task.masks[n].shape, mode="bilinear", align_corners=False)[0].numpy()
+
+    # a share of a half never comes where masks are small: the threshold is fitted too
+    threshold = choose_threshold(
+        [(1 - maps(n)[0], task.masks[n] > 0) for n in fit[:: -(-len(fit) // ROWS_FOR_THRESHOLD)]]
+    )
     dice, iou = [], []
     for n in out:
-        predicted = features.tokens[int(task.rows[n])] @ weights + offsets  # (G, G, K)
-        mask = task.masks[n]
-        maps = torch.from_numpy(predicted).permute(2, 0, 1)[None]
-        drawn = F.interpolate(maps, mask.shape, mode="bilinear", align_corners=False)[0].argmax(dim=0).numpy()
-        each = overlap(drawn, mask, classes)
+        of_class = maps(n)
+        drawn = np.where(1 - of_class[0] > threshold, of_class[1:].argmax(axis=0) + 1, 0)
+        each = overlap(drawn, task.masks[n], classes)
         dice.append(each[0])
         iou.append(each[1])
     return {"linear_dice": np.array(dice), "linear_iou": np.array(iou)}

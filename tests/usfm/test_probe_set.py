@@ -1,0 +1,167 @@
+"""Rows for probes: patients apart, many patients before many frames, and results that can be compared."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from shard_factory import HEAD, ROWS, VIEW, row
+
+from usfm.data.probe_set import ORGAN, ProbeSet, choose_rows, load_probe_set
+from usfm.data.schema import ROW_SCHEMA
+from usfm.data.shards import write_index, write_shard
+from usfm.data.tasks import TaskConfig
+from usfm.errors import ConfigError
+from usfm.models.encoder import Encoder, EncoderConfig
+from usfm.train.observe.config import ProbeConfig
+from usfm.train.observe.features import Features, extract
+from usfm.train.observe.probing import ProbeResult, probe
+
+TASKS = [TaskConfig.build(HEAD), TaskConfig.build(VIEW)]
+
+
+def load(shards: Path, protocol: str = "split", limit: int = 100) -> ProbeSet:
+    return load_probe_set(str(shards), TASKS, True, protocol, limit, 64)
+
+
+def oracle_features(rows: ProbeSet) -> Features:
+    """Features that know the answer: the mean brightness, and each token's own."""
+    bright = rows.image.astype(np.float32).sum(axis=(1, 2)) / (rows.height * rows.width)
+    pooled = np.stack([bright / 100, np.ones(len(rows))], axis=1).astype(np.float32)
+    tokens = {}
+    for task in rows.tasks:
+        for n in task.rows if task.kind == "segmentation" else []:
+            image = rows.image[n, : rows.height[n], : rows.width[n]].astype(np.float32)
+            cells = [[c.mean() for c in np.array_split(r, 8, axis=1)] for r in np.array_split(image, 8)]
+            tokens[int(n)] = np.array(cells, np.float32)[..., None]
+    return Features(pooled, tokens)
+
+
+def made(shards: Path, protocol: str = "split", **values) -> dict[str, ProbeResult]:
+    rows = load(shards, protocol)
+    config = ProbeConfig.build({"bootstrap": 100, "neighbours": 5, **values})
+    return {result.task.name: result for result in probe(rows, oracle_features(rows), config, 0)}
+
+
+def test_the_split_protocol_scores_val_and_test_alone(small_shards: Path) -> None:
+    rows = load(small_shards)
+    assert [task.name for task in rows.tasks] == ["head", "view", ORGAN]
+    result = made(small_shards)["view"]
+    assert len(result.ids) == ROWS["heart"]["val"] + ROWS["heart"]["test"]
+    assert all("/val_" in name or "/test_" in name for name in result.ids)
+    assert result.fitted == ROWS["heart"]["train"]
+    assert result.scores["linear_balanced_accuracy"].value == 1  # brightness is the class
+    assert result.scores["knn_macro_f1"].value > 0.5
+
+
+def test_folds_score_every_row_once_by_fits_on_other_patients(
+    small_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from usfm.train.observe import probing
+
+    asked = []
+    honest = probing._classify
+
+    def spy(task, features, fit, out, groups, *rest):
+        assert not {groups[n] for n in fit} & {groups[n] for n in out}
+        asked.append((task.name, len(out)))
+        return honest(task, features, fit, out, groups, *rest)
+
+    monkeypatch.setattr(probing, "_classify", spy)
+    result = made(small_shards, "folds", folds=4)["view"]
+    assert result.ids == sorted(result.ids)
+    assert len(result.ids) == sum(ROWS["heart"].values()) == len(set(result.ids))
+    assert [name for name, _ in asked].count("view") == 4
+    assert result.scores["linear_balanced_accuracy"].value == 1
+
+
+def test_the_answer_follows_its_row_through_the_folds(small_shards: Path) -> None:
+    result = made(small_shards, "folds")["view"]
+    number = {name: int(name.rpartition("_")[2].split(".")[0]) for name in result.ids}
+    truth = [0 if number[name] % 2 else 1 for name in result.ids]  # odd rows are bright, see shard_factory
+    assert result.truth.tolist() == truth
+    assert result.items["linear"].tolist() == truth
+
+
+def test_tokens_that_know_the_mask_draw_it(small_shards: Path) -> None:
+    result = made(small_shards)["head"]
+    assert len(result.ids) == 12
+    assert result.scores["linear_dice"].value > 0.7
+    assert result.scores["linear_iou"].value < result.scores["linear_dice"].value
+    assert result.scores["linear_dice"].value == pytest.approx(result.items["linear_dice"].mean())
+
+
+def test_results_are_a_function_of_their_inputs(small_shards: Path) -> None:
+    for protocol in ("split", "folds"):
+        first, second = made(small_shards, protocol), made(small_shards, protocol)
+        assert [r.scores for r in first.values()] == [r.scores for r in second.values()]
+        for name in first:
+            assert all(np.array_equal(first[name].items[k], second[name].items[k]) for k in first[name].items)
+
+
+def test_many_patients_come_before_many_frames() -> None:
+    groups = ["clip"] * 50 + [f"p{n}" for n in range(9)]
+    ids = [f"row{n}" for n in range(59)]
+    taken = choose_rows(groups, ids, 10)
+    assert {groups[n] for n in taken} == set(groups)  # one of each before the clip's second
+    assert sum(groups[n] == "clip" for n in choose_rows(groups, ids, 12)) == 3
+    back = choose_rows(groups[::-1], ids[::-1], 10)
+    assert {ids[::-1][n] for n in back} == {ids[n] for n in taken}  # by the rows, not by their order
+
+
+def test_rows_per_class_limits_both_parts(small_shards: Path) -> None:
+    view = next(task for task in load(small_shards, limit=3).tasks if task.name == "view")
+    assert np.bincount(view.labels).tolist() == [6, 6]  # three to fit and three to score of each class
+
+
+def write_rows(root: Path, rows: list[dict]) -> Path:
+    files = []
+    for split in sorted({r["split"] for r in rows}):
+        for organ in sorted({r["organ"] for r in rows if r["split"] == split}):
+            chosen = [r for r in rows if (r["split"], r["organ"]) == (split, organ)]
+            table = pa.Table.from_pylist(chosen, ROW_SCHEMA)
+            files.append(write_shard(root, f"{split}/{organ}/0.arrow", split, organ, table))
+    write_index(root, "made", files)
+    return root
+
+
+def test_a_class_without_held_out_rows_takes_folds_and_an_organ_is_left_out(tmp_path: Path) -> None:
+    rows = [row("heart", "train", n) for n in range(12)] + [row("kidney", "train", n) for n in range(4)]
+    rows += [row("heart", "val", n) for n in (0, 2)] + [
+        row("fetal_head", s, n) for s in ("train", "val") for n in (0, 2)
+    ]
+    made = {task.name: task for task in load(write_rows(tmp_path, rows)).tasks}
+    assert made["view"].protocol == "folds"  # no bright heart is held out
+    assert (made[ORGAN].protocol, made[ORGAN].classes) == ("split", ["fetal_head", "heart"])
+    assert made[ORGAN].left_out == {"kidney": "no held-out rows"}
+
+
+def test_rows_of_unknown_patients_are_one_patient(tmp_path: Path) -> None:
+    rows = [row("heart", "train", n) | {"group": ""} for n in range(8)]
+    with pytest.raises(ConfigError, match="come from 1 known patients, at least 2"):
+        load_probe_set(str(write_rows(tmp_path, rows)), [TaskConfig.build(VIEW)], False, "folds", 50, 64)
+
+
+def test_the_name_organ_is_taken(small_shards: Path) -> None:
+    with pytest.raises(ConfigError, match="exists by itself"):
+        load_probe_set(str(small_shards), [TaskConfig.build(VIEW | {"name": "organ"})], True, "split", 9, 64)
+
+
+def test_features_are_those_of_the_encoder_one_by_one(small_shards: Path) -> None:
+    from usfm.data.augment import whole_images
+
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(size="nano", img_px=32, patch_px=8, drop_path=0.5)).train()
+    rows = load(small_shards)
+    features = extract(encoder, rows, torch.device("cpu"))
+    assert encoder.training
+    encoder.eval()
+    masked = next(task for task in rows.tasks if task.name == "head")
+    assert set(features.tokens) == set(masked.rows.tolist())
+    for n in (0, int(masked.rows[3]), len(rows) - 1):
+        one = [torch.tensor([int(x[n])]) for x in (rows.height, rows.width)]
+        tokens = encoder(whole_images(torch.from_numpy(rows.image[n : n + 1]), *one, 32))[0, 1:].detach().numpy()
+        assert np.allclose(features.pooled[n], tokens.mean(axis=0), atol=1e-5)
+        if n in features.tokens:
+            assert np.allclose(features.tokens[n], tokens.reshape(4, 4, -1), atol=1e-5)
