@@ -19,6 +19,7 @@ JOBS: dict[str, type[Config]] = {
     "ingest.yaml": IngestConfig,
     "label_efficiency_tiny.yaml": SweepConfig,
     "pretrain_base.yaml": PretrainJobConfig,
+    "pretrain_corpus.yaml": PretrainJobConfig,
     "pretrain_tiny.yaml": PretrainJobConfig,
     "probe_corpus.yaml": ProbeJobConfig,
 }
