@@ -36,6 +36,7 @@ class ExportConfig(Config):
         run_dir: a pre-training run.
         output: folder of the bundle; None = `encoder` in the run's folder.
         name: what the model is called when it is served.
+        averaged: of a run of the `teacher` objective, its averaged encoder; False = the trained one.
         onnx: also write model.onnx (grey values in [0, 1] to tokens, any batch), checked against torch.
     """
 
@@ -43,6 +44,7 @@ class ExportConfig(Config):
     output: str | None = None
     name: str = "encoder"
     onnx: bool = False
+    averaged: bool = False
 
     @property
     def folder(self) -> Path:
@@ -73,7 +75,7 @@ def run(config: ExportConfig, console: Console) -> Path:
     """
     planned, source = plan(config), Path(config.run_dir)
     encoder = Encoder(encoder_config_of(source))
-    load_encoder(encoder, source)
+    load_encoder(encoder, source, config.averaged)
     data = StreamConfig.build(read_config(source)["data"])
     reader = ShardReader(data.shards)
     files = reader.index.select(data.split, data.sampling.organs, data.sampling.exclude_organs)

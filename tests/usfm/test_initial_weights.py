@@ -1,6 +1,7 @@
 """Every source that `init=` takes: run, checkpoint, bundle, weight file; fitted to the encoder that is wanted."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.models.heads import TaskModel
 from usfm.models.objectives import ObjectiveConfig, PixelObjective
+from usfm.models.teacher_objective import TeacherObjective
 from usfm.models.weights.resize import resize_positions
 from usfm.train.checkpoint import checkpoint_folder, take_snapshot, write_snapshot
 from usfm.train.context import PlainContext
@@ -71,6 +73,41 @@ def test_every_place_gives_the_same_encoder(sources: tuple[Encoder, dict[str, Pa
     file = places["checkpoint"] if place == "run" else places[place]
     file = file if file.is_file() else file / "model.safetensors"
     assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(weights_hash(places[place]))
+
+
+def test_the_averaged_encoder_of_a_teacher_run(sources: tuple[Encoder, dict[str, Path]], tmp_path: Path) -> None:
+    trained, places = sources
+    run_dir, averaged = tmp_path / "run", encoder_of(seed=5)
+    objective = TeacherObjective(NANO, ObjectiveConfig(kind="teacher"), seed=0)
+    objective.encoder.load_state_dict(trained.state_dict())
+    objective.teacher.load_state_dict({k: t for k, t in averaged.state_dict().items() if k != "mask_token"})
+    open_run(run_dir, PretrainConfig(encoder=NANO, objective={"kind": "teacher"}), {})
+    optimizer = make_optimizer(objective, OptimConfig())
+    write_snapshot(checkpoint_folder(run_dir, 4), take_snapshot(4, objective, optimizer, {"samples": 32}))
+    got = encoder_of(seed=2)
+    load_encoder(got, run_dir)
+    assert all(torch.equal(t, trained.state_dict()[name]) for name, t in got.state_dict().items())
+    load_encoder(got, run_dir, averaged=True)
+    expected = averaged.state_dict() | {"mask_token": trained.mask_token}
+    assert all(torch.equal(t, expected[name]) for name, t in got.state_dict().items())
+    with pytest.raises(CheckpointError, match="has no averaged encoder"):
+        load_encoder(got, places["run"], averaged=True)
+
+
+def test_a_folder_of_timms_hub_states_its_normalisation(tmp_path: Path) -> None:
+    theirs = vit_model()
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    stated = {"architecture": "x", "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.1]}}
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    for source in (tmp_path, tmp_path / "model.safetensors"):
+        ours = Encoder(encoder_config_of(source)).eval()
+        load_encoder(ours, source)
+        mean, std = (torch.tensor(stated["pretrained_cfg"][key])[:, None, None] for key in ("mean", "std"))
+        with torch.inference_mode():
+            assert torch.allclose(ours(images()), theirs.forward_features((images() - mean) / std), atol=1e-5)
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.5], "std": [0.5]}}')
+    with pytest.raises(CheckpointError, match=r"states mean \(0.5,\).*takes 3 channels"):
+        encoder_config_of(tmp_path)
 
 
 def test_a_bundle_of_the_first_version_still_loads(

@@ -7,12 +7,15 @@ from usfm.models.bundle import SPEC, WEIGHTS, bundle_weights, is_bundle, read_bu
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.models.weights.files import file_sha256, read_tensors
 from usfm.models.weights.fit import fit_weights, grey_config, source_normalisation
+from usfm.models.weights.grey import stated_normalisation
 from usfm.models.weights.read import SourceWeights, explain_weights, read_weights
 from usfm.models.weights.report import WeightsReport
 from usfm.train.checkpoint import MODEL, STATE, latest_checkpoint, read_state, require_fit
 from usfm.train.rundir import read_config
 
 __all__ = ["encoder_config_of", "load_encoder", "read_source", "weights_hash"]
+
+TRAINED, AVERAGED = "encoder.", "teacher."  # in front of an objective's parameters
 
 
 def encoder_config_of(source: Path) -> EncoderConfig:
@@ -52,11 +55,15 @@ def weights_hash(source: Path) -> str:
     return str(read_state(_checkpoint(source))["sha256"][MODEL])
 
 
-def read_source(source: Path) -> SourceWeights:
+def read_source(source: Path, averaged: bool = False) -> SourceWeights:
     """The weights of any source, each key explained.
 
+    Args:
+        source: a run's folder, a checkpoint's folder, a bundle, or a weight file.
+        averaged: of a run of the `teacher` objective, its averaged encoder with the trained one's mask token.
+
     Raises:
-        CheckpointError: nothing there, damaged, or not a ViT of a known layout.
+        CheckpointError: nothing there, damaged, not a ViT of a known layout, or no averaged encoder in it.
     """
     source = _whole(source)
     if source.is_file():
@@ -67,10 +74,15 @@ def read_source(source: Path) -> SourceWeights:
     else:
         path = _checkpoint(source) / MODEL
         tensors, _ = read_tensors(path)
+    if averaged:
+        kept = {TRAINED + key.removeprefix(AVERAGED): t for key, t in tensors.items() if key.startswith(AVERAGED)}
+        if not kept:
+            raise CheckpointError(f"{source} has no averaged encoder; only runs of objective.kind=teacher have one")
+        tensors = kept | {key: t for key, t in tensors.items() if key == f"{TRAINED}mask_token"}
     return explain_weights(str(path), file_sha256(path), tensors, config=config)
 
 
-def load_encoder(encoder: Encoder, source: Path) -> WeightsReport:
+def load_encoder(encoder: Encoder, source: Path, averaged: bool = False) -> WeightsReport:
     """Load an encoder's weights, fitted to its image side, channels and normalisation; every key is explained.
 
     A mask token that the encoder does not use is left out; one that the source lacks keeps its first values.
@@ -78,6 +90,7 @@ def load_encoder(encoder: Encoder, source: Path) -> WeightsReport:
     Args:
         encoder: to fill.
         source: a run's folder, a checkpoint's folder, a bundle, or a weight file (`usfm weights`).
+        averaged: see `read_source`.
 
     Returns:
         What became of every key of the source.
@@ -86,7 +99,7 @@ def load_encoder(encoder: Encoder, source: Path) -> WeightsReport:
         CheckpointError: no whole checkpoint there, unexplained keys, or another network.
         ConfigError: a weight file whose keys do not say how its input was normalised.
     """
-    weights = read_source(source)
+    weights = read_source(source, averaged)
     state = fit_weights(weights, encoder.config)
     if encoder.mask_token is None:
         state.pop("mask_token", None)
@@ -98,8 +111,10 @@ def load_encoder(encoder: Encoder, source: Path) -> WeightsReport:
 
 
 def _whole(source: Path) -> Path:
-    """The checkpoint or bundle that a weight file is part of, which says more of it; else the source itself."""
+    """The checkpoint or bundle that a weight file is part of, or the weight file of a folder from timm's hub."""
     folder = source.parent
+    if stated_normalisation(source) and not is_bundle(source):
+        return source / WEIGHTS
     if source.is_file() and source.name == MODEL and ((folder / STATE).exists() or is_bundle(folder)):
         return folder
     return source

@@ -24,12 +24,15 @@ def source_normalisation(source: SourceWeights, name: str | None = None) -> Norm
 
     Args:
         source: weights.
-        name: a key of `NORMALISATIONS` that the user gives; None = what the layout is known to use.
+        name: a key of `NORMALISATIONS` that the user gives; None = what a config.json beside the file states, else
+            what the layout is known to use.
 
     Raises:
         ConfigError: no such name, or one that has to be given is not.
     """
     if name is None:
+        if source.stated is not None:
+            return source.stated
         if source.report.layout == "ours" or LAYOUTS[source.report.layout].normalisation:
             return normalisation_of(source.config)
         raise ConfigError(

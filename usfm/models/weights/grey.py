@@ -7,6 +7,8 @@ same:
     W = sum_c W_c s / s_c        b' = b + sum_c (sum over pixels of W_c) (m - m_c) / s_c
 """
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,7 +21,13 @@ from timm.data.constants import (
 
 from usfm.models.encoder import EncoderConfig
 
-__all__ = ["NORMALISATIONS", "Normalisation", "normalisation_of", "refit_patch_embedding"]
+__all__ = [
+    "NORMALISATIONS",
+    "Normalisation",
+    "normalisation_of",
+    "refit_patch_embedding",
+    "stated_normalisation",
+]
 
 
 class Normalisation(NamedTuple):
@@ -35,6 +43,16 @@ NORMALISATIONS = {
     "half": Normalisation(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD),
     "equal": Normalisation((EncoderConfig().mean,) * 3, (EncoderConfig().std,) * 3),
 }
+
+
+def stated_normalisation(folder: Path) -> Normalisation | None:
+    """What timm's `config.json` in a folder says, as on the hub; None = there is none, or it says nothing."""
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stated = document["pretrained_cfg"]
+        return Normalisation(tuple(map(float, stated["mean"])), tuple(map(float, stated["std"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def normalisation_of(config: EncoderConfig) -> Normalisation:

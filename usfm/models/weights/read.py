@@ -12,6 +12,7 @@ from timm.models.beit import gen_relative_position_index
 from usfm.errors import CheckpointError
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.models.weights.files import file_sha256, read_tensors
+from usfm.models.weights.grey import Normalisation, stated_normalisation
 from usfm.models.weights.infer import infer_config
 from usfm.models.weights.layouts import (
     LAYOUTS,
@@ -37,11 +38,13 @@ class SourceWeights:
         config: the network that the file is. Its mean and deviation are the layout's where those are known.
         state: by the keys of `Encoder(config).state_dict()`; whole only if the report explains every key.
         report: the fate of every key.
+        stated: how its input was normalised, where timm's config.json beside the file says so.
     """
 
     config: EncoderConfig
     state: dict[str, torch.Tensor]
     report: WeightsReport
+    stated: Normalisation | None = None
 
 
 def read_weights(path: Path) -> SourceWeights:
@@ -53,7 +56,14 @@ def read_weights(path: Path) -> SourceWeights:
         CheckpointError: no such file, more than weights in it, or not a ViT of a size that is known.
     """
     tensors, beside = read_tensors(path)
-    return explain_weights(str(path), file_sha256(path), tensors, beside)
+    source = explain_weights(str(path), file_sha256(path), tensors, beside)
+    stated, channels = stated_normalisation(path.parent), source.config.channels
+    if stated and not len(stated.mean) == len(stated.std) == channels:
+        raise CheckpointError(
+            f"config.json beside {path} states mean {stated.mean} and std {stated.std}, and the model takes "
+            f"{channels} channels; correct it"
+        )
+    return dataclasses.replace(source, stated=stated)
 
 
 def explain_weights(
