@@ -97,7 +97,7 @@ def test_flops_are_those_that_torch_counts(values: dict) -> None:
 ROWS = [
     {"step": 1, "samples": 8, "images_per_s": 4.0, "organ_count": {"heart": 5, "lung": 3}, "probe/knn/view": 0.5},
     {"step": 2, "samples": 16, "images_per_s": 2.0, "organ_count": {"heart": 4, "lung": 4},
-     "probe/knn/view": 0.625, "probe_linear": {"head": 0.71}},
+     "probe/knn/view": 0.625, "probe_linear": {"head": 0.71}, "rank/rankme": 12.5},
     {"step": 3, "samples": 24, "images_per_s": 8.0, "organ_count": {"heart": 3, "lung": 5}},
 ]  # fmt: skip
 
@@ -131,6 +131,7 @@ def card(**changes: object) -> str:
         "| encoder parameters | 123,456 |",
         "| probe/knn/view | 0.625 |",
         "| probe_linear.head | 0.71 |",
+        "| rank/rankme | 12.5 |",
         "**Research software. Not a medical device; not for diagnosis.**",
         'model = timm.create_model("local-dir:FOLDER", pretrained=True)',
     ],

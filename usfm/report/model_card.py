@@ -13,7 +13,7 @@ from usfm.models.flops import encoder_flops
 __all__ = ["RunRecord", "model_card"]
 
 UNKNOWN = "not recorded"
-PROBE = ("probe/", "probe_")
+PROBE = ("probe/", "probe_", "rank/")
 
 
 @dataclass(frozen=True)
