@@ -39,7 +39,7 @@ def frequency_loss(
 class _WeightedPower(torch.autograd.Function):
     """mean(w |F x|^2) of a real x with its gradient 2 F^-1(w F x) / n: one transform back, as F is unitary.
 
-    Autograd would pad the half spectrum and transform the whole one, at five times the cost (docs/LOG.md).
+    With autograd's own gradient of `rfft2` the loss takes half as long again (docs/LOG.md).
     """
 
     @staticmethod
