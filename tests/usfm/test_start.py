@@ -75,6 +75,17 @@ def test_an_encoder_alone_from_a_run_or_a_bundle(small_shards: Path, tmp_path: P
         assert not torch.allclose(decoder, weights(finished)["decoder.project.weight"], atol=1e-4)
 
 
+def test_a_teacher_begins_as_the_loaded_encoder(small_shards: Path, tmp_path: Path, finished: Path) -> None:
+    objective = {"kind": "teacher", "spatial_mask": {"unit_px": 8}}
+    start = {"source": str(finished), "take": "encoder"}
+    run(config_of(small_shards, tmp_path, optim={"lr": 1e-12}, objective=objective, start=start), stop_after=1)
+    got, wanted = weights(tmp_path), weights(finished)
+    names = [name for name in got if name.startswith("teacher.")]
+    assert len(names) > 50
+    for name in names:
+        assert torch.allclose(got[name], wanted[name.replace("teacher.", "encoder.")], atol=1e-7), name
+
+
 def test_what_cannot_be_continued_is_refused_before_the_start(tmp_path: Path, finished: Path) -> None:
     whole = StartConfig(source=str(finished))
     with pytest.raises(CheckpointError, match="seed=5, this run has 6"):

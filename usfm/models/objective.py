@@ -113,3 +113,6 @@ class Objective(nn.Module):
             batch: samples of the step.
             total_samples: of the run.
         """
+
+    def encoder_loaded(self) -> None:
+        """Called after `encoder` alone got other weights, for parts that begin as its copy; nothing by default."""

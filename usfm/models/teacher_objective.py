@@ -90,3 +90,10 @@ class TeacherObjective(Objective):
         students = dict(self.encoder.named_parameters())
         for name, average in self.teacher.named_parameters():
             average.lerp_(students[name].to(average.dtype), 1 - keep)
+
+    @torch.no_grad()
+    def encoder_loaded(self) -> None:
+        """The teacher begins as a copy of the student."""
+        students = dict(self.encoder.named_parameters())
+        for name, average in self.teacher.named_parameters():
+            average.copy_(students[name])

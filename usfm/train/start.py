@@ -60,6 +60,7 @@ def begin(
         return 0
     if start.take == "encoder":
         load_encoder(objective.encoder, Path(start.source))
+        objective.encoder_loaded()
         return 0
     found = _checkpoint(start)
     if start.take == "weights":
