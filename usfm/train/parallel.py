@@ -31,8 +31,8 @@ class SpeedConfig(Config):
     Attributes:
         parallel: "ddp" keeps the whole model on every worker; "fsdp" keeps a share of weights, gradients and
             moments (FSDP2, one shard group per block). Checkpoints are the same files. One worker needs neither.
-        compile: torch.compile of the encoder, for "ddp" alone; the first step takes a minute or more. Drop-path
-            then draws other numbers (equally tied to the samples).
+        compile: torch.compile of the encoder, for "ddp" alone; the first step takes minutes. Tried by hand on a CPU
+            (docs/LOG.md), no test runs it.
         recompute: activation checkpointing: blocks are computed again in the backward pass, a third more work for a
             fraction of the memory; drop-path draws the same numbers again.
         gradients: in which precision gradients travel between workers, "fp32" or "bf16" (half the bytes).
