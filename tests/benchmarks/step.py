@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report["load_before_and_after"] = [load, os.getloadavg()[0]]
     Path(options.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report))
+    shutil.rmtree(dual.config.run_dir)
     return 0
 
 

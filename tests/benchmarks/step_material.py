@@ -3,7 +3,6 @@
 import itertools
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,5 +105,4 @@ def configs(options: Any, device: torch.device) -> dict[str, PretrainConfig]:
         "observe": {"every": 0},
     }
     spatial_only = {"objective": {"frequency_mask": {"ratio": 0}, "frequency_weight": 0}}
-    Path(base["run_dir"]).mkdir(exist_ok=True)
     return {"dual": PretrainConfig.build(base), "simmim": PretrainConfig.build(base | spatial_only)}
