@@ -194,11 +194,11 @@ def differences(
 
 def _say(console: Console, document: Mapping[str, Any], folder: Path) -> None:
     lines = [
-        (task, made["protocol"], made["scored"], made["scored_groups"], *_shown(made["scores"]))
+        (task, f"{made['scored']}/{made['scored_groups']}", *_shown(made["scores"]))
         for task, made in document["tasks"].items()
     ]
     title = f"{document['init']}: balanced accuracy or Dice, 95 % over patients ({folder})"
-    console.table(title, ("task", "rows", "n", "patients", "kNN", "linear"), lines)
+    console.table(title, ("task", "n/patients", "kNN", "linear"), lines)
     rank = document["rank"]
     console.say(f"RankMe {rank['rankme']:.1f} of {rank['width']}, mean cosine {rank['mean_cosine']:.3f}")
     for other, tasks in document["against"].items():

@@ -20,7 +20,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     model.eval()
     try:
-        with torch.no_grad():  # inference mode would mark buffers that a forward pass makes once and keeps
+        # no inference mode: it would mark buffers that a forward pass makes once and keeps; no compilation: other
+        # shapes would use up the variants that training may have
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for module, mode in modes:
