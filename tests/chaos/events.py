@@ -89,8 +89,9 @@ def worker_killed(scene: Scene, before: int) -> Happened:
 def node_replaced(scene: Scene, before: int) -> Happened:
     """All processes of a node die; some seconds later another node joins."""
     scene.the_writer()
-    before, began = scene.job.step, time.monotonic()
+    began = time.monotonic()
     scene.cluster.lose_node()
+    before = scene.job.step  # now nobody takes another one
     passed = scene.some_seconds(0, 4)
     scene.cluster.add_node()
     scene.trained_on(before)
@@ -202,8 +203,9 @@ def workers_changed(scene: Scene, before: int) -> Happened:
 def node_lost_and_back(scene: Scene, before: int) -> Happened:
     """A range of workers loses a node, goes on with one worker, and takes the second again when a node joins."""
     scene.the_writer()
-    before, began = scene.job.step, time.monotonic()
+    began = time.monotonic()
     scene.cluster.lose_node()
+    before = scene.job.step  # now nobody takes another one
     scene.trained_on(before)
     smaller = time.monotonic() - began
     assert len(scene.cluster.workers()) == 1

@@ -20,7 +20,6 @@ from chaos.session import ChaosSession  # noqa: E402
 from shard_factory import write_small_shards  # noqa: E402
 
 from ray_jobs.cluster import set_environment, set_token  # noqa: E402
-from ray_jobs.console import Console  # noqa: E402
 
 FIXED = {
     "worker killed": 4, "node replaced": 3, "driver killed": 3, "submitted twice": 1, "disk full": 2,
@@ -65,15 +64,11 @@ def main() -> int:
                         print(json.dumps(rows[-1]), flush=True)
             except AssertionError as error:
                 problem = str(error)
-    compared = {True: "losses ==", False: "samples =="}
-    Console().table(
-        f"{len(rows)} events, seed {args.seed}, {time.monotonic() - began:.0f} s",
-        ("run", "event", "at step", "recovery s", "compared", "note"),
-        [
-            (r["run"], r["kind"], r["step"], f"{r['recovery_s']:.1f}", compared[r["same_losses"]], r["note"])
-            for r in rows
-        ],
-    )
+    print(f"{len(rows)} events, seed {args.seed}, {time.monotonic() - began:.0f} s")
+    print("| run | event | at step | trains on after, s | equal | |\n|---|---|---|---|---|---|")
+    for r in rows:
+        equal = "losses" if r["same_losses"] else "samples"
+        print(f"| {r['run']} | {r['kind']} | {r['step']} | {r['recovery_s']:.1f} | {equal} | {r['note']} |")
     document = {
         "seed": args.seed,
         "steps": args.steps,

@@ -19,7 +19,7 @@ import psutil
 __all__ = ["RunStorage", "ShardServer"]
 
 SIZE_MB = 96
-SMALL = 4096  # bytes of a file, where the kernel is to refuse
+SMALL = 1 << 20  # bytes of a file, where the kernel is to refuse: less than a checkpoint, more than a log
 
 
 class RunStorage:
