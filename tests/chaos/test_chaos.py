@@ -33,7 +33,7 @@ def plain_run(shards: Path, run_dir: Path, steps: int) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_events_change_nothing(small_shards: Path, tmp_path: Path) -> None:
     reference = plain_run(small_shards, tmp_path / "plain", STEPS)
     with ChaosSession.open(tmp_path, small_shards) as session:
