@@ -81,5 +81,5 @@ def test_a_storage_that_fails_for_a_while_costs_nothing(
         said = (run_dir / PROBLEMS).read_text()
         assert "not written" in said
         assert "given up for step" in said
-        if storage.mounts:  # no row reached the storage meanwhile: all of them waited
+        if storage.mounts and kind == "away":  # no row reached the storage meanwhile: all of them waited
             assert (seen["in it"] or {"step": 0})["step"] <= 20
