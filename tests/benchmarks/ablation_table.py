@@ -2,8 +2,9 @@
 
     python tests/benchmarks/ablation_table.py runs/ablation --out docs/figures
 
-Reads what `ablation.py train` and `ablation.py probe` left. An interval resamples patients (frames of one patient
-are no independent witnesses) and, in the same draw, the seeds (three runs are no large sample of runs).
+Reads what `ablation.py train` and `ablation.py probe` left. An interval joins two parts: patients are resampled
+(frames of one patient are no independent witnesses), and the spread over seeds counts with Student's t (three runs
+are no large sample of runs: its factor is 4.3 there).
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Intervals by resampling patients: frames of one patient are no independent witnesses.
 
 Percentile bootstrap over groups (Efron); one draw of groups serves every score and, for two models on the same
-items, both of them, so that differences are paired.
+items, both of them, so that differences are paired. Training runs are few, where a bootstrap is much too narrow
+(of three runs it knows three values): a t quantile stands for them (Student), see `_over_seeds`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student
 
 from usfm.rng import generator
 
@@ -29,7 +31,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Score:
-    """A value and its 95 % interval over groups."""
+    """A value and its 95 % interval over groups, and over runs where several were trained."""
 
     value: float
     low: float
@@ -82,7 +84,10 @@ def class_scores_over_seeds(
     first: Sequence[Ints], second: Sequence[Ints], truth: Ints, groups: Sequence[str], classes: int, draws: int,
     seed: int,
 ) -> dict[str, Score]:  # fmt: skip
-    """First minus second, averaged over pairs of training runs; patients and runs are resampled in the same draw.
+    """First minus second, averaged over S pairs of training runs, for other patients and other runs.
+
+    The interval joins the bootstrap over patients of this average with Student's t over runs (see `_over_seeds`).
+    One pair has no spread of runs: its interval is that of `class_scores_difference`, over patients alone.
 
     Args:
         first: predictions (n,) of each run of one kind.
@@ -96,7 +101,7 @@ def class_scores_over_seeds(
     weight = _weights(groups, draws, seed)
     # (S, G, K, K)
     sides = [np.stack([_confusions(p, truth, groups, classes) for p in runs]) for runs in (first, second)]
-    return {name: _over_seeds(of, sides, weight, seed) for name, of in _CLASS_SCORES.items()}
+    return {name: _over_seeds(of, sides, weight) for name, of in _CLASS_SCORES.items()}
 
 
 def mean_score_over_seeds(
@@ -110,7 +115,7 @@ def mean_score_over_seeds(
         for run, values in enumerate(runs):
             np.add.at(sums[run], members, np.stack([values, np.ones_like(values)], axis=1))
         sides.append(sums)
-    return _over_seeds(_ratio, sides, _weights(groups, draws, seed), seed)
+    return _over_seeds(_ratio, sides, _weights(groups, draws, seed))
 
 
 def _ratio(total: Floats) -> Floats:
@@ -118,16 +123,28 @@ def _ratio(total: Floats) -> Floats:
     return mean
 
 
-def _over_seeds(of: Callable[[Floats], Floats], sides: Sequence[Floats], weights: Floats, seed: int) -> Score:
-    """A difference of scores of two sides' counts (S, G, ...), resampled over both axes."""
+def _over_seeds(of: Callable[[Floats], Floats], sides: Sequence[Floats], weights: Floats) -> Score:
+    """A difference of scores of two sides' counts (S, G, ...), averaged over the S runs.
+
+    With v the average, [p_low, p_high] its percentile interval over groups with these very runs, and
+    h = t_{0.975, S-1} sd(differences of the runs) / sqrt(S) for S > 1, the interval is
+    v - sqrt((v - p_low)^2 + h^2) to v + sqrt((p_high - v)^2 + h^2); for S = 1 it is [p_low, p_high]. It errs on the
+    wide side: what runs differ in on these patients alone is counted in both parts.
+    """
     a, b = sides
-    value = float((of(a.sum(axis=1)) - of(b.sum(axis=1))).mean())
+    differences = of(a.sum(axis=1)) - of(b.sum(axis=1))  # (S,)
+    value, runs = float(differences.mean()), len(differences)
+    if not len(weights):
+        return Score(value, float("nan"), float("nan"))
     pairs = zip(a, b, strict=True)
     drawn = np.stack([of(np.tensordot(weights, x, 1)) - of(np.tensordot(weights, y, 1)) for x, y in pairs])
-    chosen = generator(seed, "bootstrap seeds").integers(0, len(a), (len(weights), len(a)))  # (draws, S)
-    means = drawn[chosen, np.arange(len(weights))[:, None]].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Score(value, float(low), float(high))
+    low, high = np.quantile(drawn.mean(axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if runs == 1:
+        return Score(value, float(low), float(high))
+    half = student.ppf((1 + LEVEL) / 2, runs - 1) * differences.std(ddof=1) / np.sqrt(runs)
+    # a skewed score's percentiles may lie on one side of its value: that side then has the runs' width alone
+    below, above = max(value - low, 0.0), max(high - value, 0.0)
+    return Score(value, float(value - np.hypot(below, half)), float(value + np.hypot(above, half)))
 
 
 def _balanced_accuracy(confusion: Floats) -> Floats:
