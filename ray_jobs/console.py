@@ -1,6 +1,7 @@
 """The quiet console: one progress line per stage, and a closing table of what was made and where."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ LOG_EVERY_S = 15.0
 LOG_AT_MOST_S = 300.0
 RECENT_S = 60.0
 """Time left follows the pace of the last minute, of the last half of the stage if that is longer."""
+log = logging.getLogger(__name__)
 
 
 class Stage:
@@ -102,12 +104,25 @@ def clock_time(seconds: float) -> str:
 
 @contextlib.contextmanager
 def following(update: Callable[[], None]) -> Iterator[None]:
-    """Call `update` twice a second from a thread while the block runs, and once at its end."""
-    done = threading.Event()
+    """Call `update` twice a second from a thread while the block runs, and once at its end.
+
+    An update that raises is logged, the first time with its traceback, and the next one is tried: to show is no
+    reason to stop, and the block's own outcome stays.
+    """
+    done, failed = threading.Event(), False
+
+    def try_update() -> None:
+        nonlocal failed
+        try:
+            update()
+        except Exception as error:  # whatever reading a run's folder may raise
+            if not failed:
+                log.warning("progress is not shown for now: %s", error, exc_info=True)
+            failed = True
 
     def follow() -> None:
         while not done.wait(FOLLOW_EVERY_S):
-            update()
+            try_update()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -116,7 +131,7 @@ def following(update: Callable[[], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        update()
+        try_update()
 
 
 class Console:

@@ -1,19 +1,22 @@
 """The progress line of pre-training: what it says, on a terminal and in a log file."""
 
+import errno
 import os
 import pty
 import re
 import select
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from ray_jobs import console as module
-from ray_jobs.console import LOG_EVERY_S, Console, clock_time
+from ray_jobs.console import LOG_EVERY_S, Console, clock_time, following
 from ray_jobs.pretrain_progress import LOSSES, progress_note
 from usfm.models.objectives import OBJECTIVES
+from usfm.train.journal import last_row
 
 ROW = {"step": 3, "epoch": 1.25, "loss": 0.51234, "spatial": 0.4, "frequency": 1.5, "refused": 0, "lr": 3e-4,
        "images_per_s": 1234.5, "data_wait": 0.021}  # fmt: skip
@@ -119,3 +122,36 @@ with Console().stage("pretrain", 4000, "images") as stage:
         assert "1,234 images/s" in frame
     if columns == 160:
         assert any(SAYS in frame for frame in frames)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENOENT])
+def test_a_storage_that_is_away_has_no_last_row(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert last_row(tmp_path) == {"step": 2}
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", away)
+    assert last_row(tmp_path) is None
+
+
+def test_an_update_that_fails_neither_ends_the_following_nor_replaces_the_outcome(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "FOLLOW_EVERY_S", 0.01)
+    calls, again = [], threading.Event()
+
+    def update() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            again.set()
+        raise ValueError(f"half a row, update {len(calls)}")
+
+    with following(update):
+        assert again.wait(60)  # from the thread, after two failures
+    assert [record.message for record in caplog.records] == ["progress is not shown for now: half a row, update 1"]
+    with pytest.raises(RuntimeError, match="the job's own"), following(update):
+        raise RuntimeError("the job's own")

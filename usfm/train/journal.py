@@ -160,13 +160,13 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def last_row(run_dir: Path) -> dict[str, Any] | None:
-    """The newest whole row, without reading the rows before it; None where there is none yet."""
+    """The newest whole row, without reading the rows before it; None while there is none or the storage is away."""
     path = run_dir / JOURNAL
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             whole = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
-    except FileNotFoundError:
+    except OSError:
         return None
     return json.loads(whole) if whole else None
 
