@@ -18,10 +18,11 @@ from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, RunTakenOve
 from usfm.train.checkpoint import check_identity, latest_checkpoint
 from usfm.train.ownership import claim, is_owner, leave_when_taken
 from usfm.train.pretrain import pretrain
-from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, without_data
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes, without_data
 from usfm.train.pretrain_step import REPLACED
 from usfm.train.rundir import open_run
-from usfm.train.start import check_start
+from usfm.train.start import check_start, pinned
+from usfm.train.together import together
 
 __all__ = ["PretrainJobConfig", "main", "plan", "run"]
 
@@ -84,8 +85,8 @@ FATAL: dict[str, type[UsfmError]] = {
 """A restart would meet these again."""
 PLACEMENT = tuple(set(PretrainJobConfig.model_fields) - set(PretrainConfig.model_fields))
 """Keys that may change when a run goes on."""
-UNSEEN = ("speed", "checkpoint_every", "keep_checkpoints", "observe", "tracker")
-"""More of them: they change nothing that is learnt."""
+UNSEEN = ("speed", "checkpoint_every", "keep_checkpoints", "observe", "tracker", "nonfinite")
+"""More of them: they change nothing that is learnt; `nonfinite` is how a run that stopped at a bad step goes on."""
 
 
 def plan(config: PretrainJobConfig) -> dict[str, Any]:
@@ -100,11 +101,24 @@ def plan(config: PretrainJobConfig) -> dict[str, Any]:
 
 def _derive(config: PretrainJobConfig, stream: ImageStream) -> PretrainPlan:
     """The plan for the most workers, which fewer fit too; a fixed number gets equal shares."""
+    _check_range(config)
     return PretrainPlan.derive(config, stream, config.most, even=not config.elastic)
 
 
 def _without_data(config: PretrainJobConfig) -> dict[str, Any]:
+    _check_range(config)
     return without_data(config, config.most, even=not config.elastic)
+
+
+def _check_range(config: PretrainJobConfig) -> None:
+    """Refuse a range of workers of which some number could not train.
+
+    Raises:
+        ConfigError: shards (FSDP) need equally many micro-batches on every worker.
+    """
+    if config.elastic and needs_even_lanes(config):
+        for workers in range(config.fewest, config.most + 1):
+            config.batch.lanes(workers)
 
 
 def _resume_step(config: PretrainConfig, derived: PretrainPlan) -> int:
@@ -125,13 +139,13 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     """
     run_dir = Path(config.run_dir).absolute()
     shards = absolute(config.data.shards)  # workers have other working directories
-    start = config.start and config.start.model_copy(update={"source": str(Path(config.start.source).absolute())})
+    start = pinned(config.start, run_dir)
     data = config.data.model_copy(update={"shards": shards})
     config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start})
     derived = _derive(config, ImageStream(config.data, config.seed))
     _resume_step(
         config, derived
-    )  # refuses what cannot be gone on with before the folder says that it holds this run
+    )  # before the folder says that it holds this run: refuses what cannot be gone on with
     may_change = (*PLACEMENT, *UNSEEN)
     patiently(lambda: open_run(run_dir, config, derived.to_json(), may_change), str(run_dir))
     with connect(config.cluster, console.verbose):
@@ -191,8 +205,7 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
     try:
         # a storage that is away looks like a run without checkpoints, which would start from the beginning
         patiently(lambda: _check_there(run_dir), str(run_dir))
-        if not is_owner(run_dir, mark):
-            raise RunTakenOver(f"{run_dir} was taken over by a newer submission of this job, which goes on with it")
+        together(context, lambda: _check_owner(run_dir, mark))
         if context.rank == 0:
             leave_when_taken(run_dir, mark)
         return pretrain(
@@ -203,8 +216,13 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
             ),
         )
     except tuple(FATAL.values()) as error:
-        # every worker meets these at the same place, and a restart would meet them again
+        # every worker meets these (see `together`), and a restart would meet them again
         return {"error": str(error), "kind": type(error).__name__}
+
+
+def _check_owner(run_dir: Path, mark: str) -> None:
+    if not is_owner(run_dir, mark):
+        raise RunTakenOver(f"{run_dir} was taken over by a newer submission of this job, which goes on with it")
 
 
 def _check_there(run_dir: Path) -> None:

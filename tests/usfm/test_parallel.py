@@ -100,6 +100,18 @@ def test_shards_and_replicas_learn_the_same_and_continue_one_another(
     assert np.allclose(rows(tmp_path / "back"), rows(tmp_path / "plain"), rtol=2e-3)
 
 
+@pytest.mark.slow
+def test_lanes_that_do_not_divide_evenly_weigh_the_same(small_shards: Path, tmp_path: Path) -> None:
+    """Three micro-batches on two workers: one computes two of them, and waits for nobody's shards."""
+    uneven = {"batch": {"global_size": 12, "micro_size": 4}, "epoch_samples": 12 * STEPS}
+    plain(config_of(small_shards, tmp_path / "plain", **uneven))
+    torchrun(config_of(small_shards, tmp_path / "two", **uneven))
+    assert len(values(tmp_path / "two")) == STEPS
+    assert np.allclose(values(tmp_path / "two"), values(tmp_path / "plain"), rtol=2e-3)
+    with pytest.raises(AssertionError, match="is not workers"):  # what torchrun said
+        torchrun(config_of(small_shards, tmp_path / "fsdp", speed={"parallel": "fsdp"}, **uneven))
+
+
 def test_recomputing_changes_nothing_and_drops_the_same_paths(small_shards: Path, tmp_path: Path) -> None:
     plain(config_of(small_shards, tmp_path / "kept"))
     plain(config_of(small_shards, tmp_path / "again", speed={"recompute": True}))

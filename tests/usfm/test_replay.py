@@ -1,7 +1,9 @@
 """A refused step is repeated from what was kept: same loss, and the place where it breaks."""
 
+import errno
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,38 @@ def test_a_step_without_the_batches_of_all_workers_is_refused(small_shards: Path
     record.write_text(json.dumps(json.loads(record.read_text()) | {"world_size": 2}))
     with pytest.raises(CheckpointError, match="1 of 2 workers"):
         replay(exploded, config_of(small_shards, exploded), 1, CPU)
+
+
+def test_files_of_an_earlier_try_with_more_workers_do_not_count(small_shards: Path, exploded: Path) -> None:
+    folder = exploded / "nonfinite" / "step-00000001"
+    for suffix in ("json", "safetensors"):
+        shutil.copy(folder / f"rank-0.{suffix}", folder / f"rank-1.{suffix}")
+    assert replay(exploded, config_of(small_shards, exploded), 1, CPU).reproduced
+
+
+def test_a_step_that_cannot_be_kept_is_skipped_all_the_same(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("usfm.train.refused.save_file", full)
+    rates = {"lr": 1e30, "warmup": 0.0, "clip_norm": 0}
+    with pytest.raises(NonFiniteLoss, match="nor were the 9 before it"):
+        run(config_of(small_shards, tmp_path, optim=rates, nonfinite="skip", epochs=5))
+    assert "could not be kept" in caplog.text
+
+
+def test_ten_in_a_row_are_counted_over_a_restart(small_shards: Path, tmp_path: Path) -> None:
+    config = config_of(
+        small_shards, tmp_path, optim={"lr": 1e30, "warmup": 0.0, "clip_norm": 0}, nonfinite="skip", epochs=5
+    )
+    rows = run(config, stop_after=7)
+    assert [row["refused"] for row in rows] == [0, 1, 1, 1, 1, 1, 1]
+    with pytest.raises(NonFiniteLoss, match="step 10: .* nor were the 9 before it"):
+        run(config)
+    assert len(list((tmp_path / "nonfinite").glob("*/model.safetensors"))) == 3
+    assert refused_steps(tmp_path) == list(range(1, 11))
 
 
 def test_a_run_without_refused_steps_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

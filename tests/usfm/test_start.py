@@ -1,9 +1,11 @@
 """Where a run begins: another run's whole state, its weights, or an encoder alone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from test_pretrain import config_of, run, weights
 
 from usfm.errors import CheckpointError, ConfigError
@@ -12,7 +14,7 @@ from usfm.models.encoder import Encoder
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.journal import read_journal
 from usfm.train.rundir import open_run
-from usfm.train.start import StartConfig, check_start
+from usfm.train.start import StartConfig, check_start, pinned
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,28 @@ def test_a_teacher_begins_as_the_loaded_encoder(small_shards: Path, tmp_path: Pa
     assert len(names) > 50
     for name in names:
         assert torch.allclose(got[name], wanted[name.replace("teacher.", "encoder.")], atol=1e-7), name
+
+
+def test_a_run_goes_on_from_another_with_its_own_decay(small_shards: Path, tmp_path: Path, finished: Path) -> None:
+    start = {"source": str(finished), "take": "everything"}
+    config = config_of(small_shards, tmp_path, epochs=4, start=start, optim={"lr": 0.01, "weight_decay": 0.3})
+    run(config, stop_after=8)
+    saved = torch.load(latest_checkpoint(tmp_path) / "optimizer.pt", weights_only=True)
+    assert {group["weight_decay"] for group in saved["param_groups"]} == {0.0, 0.3}
+
+
+def test_a_source_that_goes_on_training_is_pinned_to_the_checkpoint_it_had(tmp_path: Path, finished: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    newest = latest_checkpoint(other)
+    start = StartConfig(source=str(other))
+    first = pinned(start, tmp_path / "new")
+    assert first.source == str(newest)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.yaml").write_text(yaml.safe_dump({"start": first.model_dump()}))
+    shutil.rmtree(newest)  # another one is the newest now
+    assert pinned(start, tmp_path / "new") == first
+    assert pinned(start, tmp_path / "another").source == str(other / "step-00000004")
 
 
 def test_what_cannot_be_continued_is_refused_before_the_start(tmp_path: Path, finished: Path) -> None:

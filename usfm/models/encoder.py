@@ -156,8 +156,9 @@ class Encoder(nn.Module):
         config = self.config
         if config.channels == 1:
             return (images - config.mean) / config.std
-        mean = images.new_tensor(config.channel_mean)[:, None, None]
-        return (images - mean) / images.new_tensor(config.channel_std)[:, None, None]
+        # a channel at a time: constants made on the device would have to be waited for
+        pairs = zip(config.channel_mean, config.channel_std, strict=True)
+        return torch.cat([(images - mean) / std for mean, std in pairs], dim=1)
 
 
 def fold_patch_kernel(weight: torch.Tensor) -> torch.Tensor:

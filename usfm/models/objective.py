@@ -42,7 +42,7 @@ class ObjectiveConfig(Config):
         spatial_mask: the patch mask; ratio 0 = frequency-only, for ablation.
         frequency_mask: the band-stop; ratio 0 = spatial-only, for ablation.
         spatial_weight: weight of the spatial loss (likely 1); 0 leaves it out.
-        frequency_weight: weight of the frequency loss (unknown; A2MIM's 0.1); 0 leaves it out.
+        frequency_weight: weight of the frequency loss (unknown; A2MIM's 0.1); 0 leaves it out, its term is then 0.
         focal: focal weighting of the frequency loss (unknown; A2MIM's).
         support: frequencies that count (unknown): "all", or the "removed_bands" alone (MFM).
         teacher: used by kind "teacher" alone, which in turn does not use the losses' weights, focal and support.

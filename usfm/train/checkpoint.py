@@ -201,7 +201,11 @@ def restore_checkpoint(
     """
     state = check_identity(folder, must_equal)
     load_weights(model, folder)
+    # moments are the checkpoint's, decay and betas this run's: a run that goes on from another one may change them
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
     return state
 
 

@@ -85,6 +85,7 @@ def spread(
     replica = DistributedDataParallel(
         objective.to(context.device),
         device_ids=[context.device] if on_gpu else None,
+        broadcast_buffers=False,  # they are constants
         gradient_as_bucket_view=True,  # gradients live in the buckets: a copy and the model's size less
         bucket_cap_mb=speed.bucket_mb,
     )

@@ -9,18 +9,20 @@ from typing import Any
 
 import torch
 
+from usfm.data.patience import patiently
 from usfm.data.stream import ImageStream, micro_batch_indices
 from usfm.models.objectives import OBJECTIVES
 from usfm.rng import stream_key
-from usfm.train.checkpoint import checkpoint_folder, latest_checkpoint, read_state
+from usfm.train.checkpoint import STATE, checkpoint_folder, latest_checkpoint, read_state
 from usfm.train.checkpoint_writer import CheckpointWriter
 from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal
 from usfm.train.observe.observers import Observers
 from usfm.train.optim import make_optimizer
-from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes
 from usfm.train.pretrain_step import MicroBatch, PretrainStep
 from usfm.train.start import begin
+from usfm.train.together import together
 from usfm.train.trackers import Tracker, open_trackers
 
 __all__ = ["Feed", "local_feed", "pretrain"]
@@ -65,16 +67,18 @@ def pretrain(
         CheckpointError: the checkpoint found is not one of this run.
     """
     stream = ImageStream(config.data, config.seed)
-    plan = PretrainPlan.derive(config, stream, context.world_size, even=False)
+    plan = PretrainPlan.derive(config, stream, context.world_size, even=needs_even_lanes(config))
     run_dir, identity = Path(config.run_dir), plan.identity(config)
     torch.manual_seed(stream_key(config.seed, "init"))
     objective = OBJECTIVES[config.objective.kind](config.encoder, config.objective, config.seed).to(context.device)
     optimizer = make_optimizer(objective, config.optim)
     found = _agreed(context, run_dir)
-    start = begin(found, config.start, objective, optimizer, identity)
-    unwritten = read_state(found).get("unwritten", ()) if found else ()
+    start = together(context, lambda: begin(found, config.start, objective, optimizer, identity))
+    saved = read_state(found) if found else {}
+    unwritten = saved.get("unwritten", ())
     step_of = PretrainStep(config, plan, context, stream, objective, optimizer)
-    observers = Observers(config, plan, context, objective, start, unwritten)
+    step_of.refusals.in_a_row = int(saved.get("refused_in_a_row", 0))
+    observers = together(context, lambda: Observers(config, plan, context, objective, start, unwritten))
     step_of.watch = observers.gradients
     end = min(plan.total_steps, stop_after or plan.total_steps)
     batches = feed_of(stream, plan)(start)
@@ -89,7 +93,10 @@ def pretrain(
             row |= observers.after(step + 1, row, journal)
             journal.write(step + 1, row)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == end:
-                state = {"step": step + 1, "samples": row["samples"], "unwritten": journal.settle(), **identity}
+                state = {
+                    "step": step + 1, "samples": row["samples"], "unwritten": journal.settle(),
+                    "refused_in_a_row": step_of.refusals.in_a_row, **identity,
+                }  # fmt: skip
                 checkpoints.save(step + 1, objective, optimizer, state)
                 context.report({"step": step + 1, **row})
     return row
@@ -104,4 +111,7 @@ def _agreed(context: WorkerContext, run_dir: Path) -> Path | None:
     found = latest_checkpoint(run_dir) if context.rank == 0 else None
     step = int(found.name.removeprefix("step-")) if found else 0
     agreed = int(context.sum(torch.tensor([step], device=context.device))[0])
-    return checkpoint_folder(run_dir, agreed) if agreed else None
+    folder = checkpoint_folder(run_dir, agreed) if agreed else None
+    if folder is not None and context.rank > 0:
+        patiently(lambda: (folder / STATE).stat(), str(folder))  # this node may see it a little later
+    return folder

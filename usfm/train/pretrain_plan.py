@@ -20,7 +20,7 @@ from usfm.train.parallel import SpeedConfig
 from usfm.train.start import StartConfig
 from usfm.train.trackers import TrackerName, require_trackers
 
-__all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "uses_bf16", "without_data"]
+__all__ = ["BatchConfig", "PretrainConfig", "PretrainPlan", "needs_even_lanes", "uses_bf16", "without_data"]
 
 
 class BatchConfig(Config):
@@ -163,10 +163,15 @@ class PretrainPlan:
         return asdict(self)
 
 
+def needs_even_lanes(config: PretrainConfig) -> bool:
+    """Whether every worker must compute equally many micro-batches: shards are gathered in each of them."""
+    return config.speed.parallel == "fsdp"
+
+
 def uses_bf16(config: PretrainConfig, device: torch.device) -> bool:
     """Whether forward passes run in bf16 autocast on this device."""
     if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return config.precision == "bf16"
 
 

@@ -141,7 +141,9 @@ class PretrainStep:
             out = self._backward(images, batch["index"])
         # bincount would wait for the device
         belongs = batch["organ"][:, None] == torch.arange(organs, device=images.device)  # (B, organs)
-        counts, errors = belongs.double().sum(dim=0), out.per_sample.double() @ belongs.double()
+        counts = belongs.double().sum(dim=0)
+        # not a product: the NaN of one image would reach every organ
+        errors = torch.where(belongs, out.per_sample.double()[:, None], 0.0).sum(dim=0)
         terms = [out.terms[name] for name in self.objective.term_names]
         scalars = (out.loss.detach(), batch["replaced"].sum(), batch_digest(batch), *terms)
         head = torch.stack([scalar.double() for scalar in scalars])

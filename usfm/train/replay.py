@@ -103,7 +103,11 @@ def replay(run_dir: Path, config: PretrainConfig, step: int, device: torch.devic
 def _kept(folder: Path) -> tuple[list[dict[str, Any]], dict[int, dict[str, torch.Tensor]]]:
     """Records of all workers, and batches by lane."""
     try:
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank-*.json"))]
+        first = json.loads((folder / "rank-0.json").read_text(encoding="utf-8"))
+        # of an earlier try with more workers, files of higher ranks may still be there
+        workers = range(int(first["world_size"]))
+        there = [path for rank in workers if (path := folder / f"rank-{rank}.json").exists()]
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in there]
         batches: dict[int, dict[str, torch.Tensor]] = {}
         for record in records:
             tensors = load_file(folder / f"rank-{record['rank']}.safetensors")
@@ -112,9 +116,12 @@ def _kept(folder: Path) -> tuple[list[dict[str, Any]], dict[int, dict[str, torch
                 batches.setdefault(int(lane), {})[name] = tensor
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} holds no whole refused step: {error}") from None
-    workers = records[0]["world_size"] if records else 1
-    if len(records) != workers:
-        raise CheckpointError(f"{folder} holds {len(records)} of {workers} workers' batches; copy all rank-* files")
+    if len(records) != len(workers):
+        raise CheckpointError(
+            f"{folder} holds {len(records)} of {len(workers)} workers' batches; copy all rank-* files"
+        )
+    if not (folder / MODEL).exists():
+        raise CheckpointError(f"{folder} has no weights: those of the last refused steps alone are kept")
     return records, batches
 
 

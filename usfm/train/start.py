@@ -12,8 +12,9 @@ from usfm.errors import CheckpointError, ConfigError
 from usfm.models.objective import Objective
 from usfm.train.checkpoint import STATE, check_identity, latest_checkpoint, load_weights, restore_checkpoint
 from usfm.train.initial_weights import encoder_config_of, load_encoder
+from usfm.train.rundir import read_config
 
-__all__ = ["StartConfig", "begin", "check_start"]
+__all__ = ["StartConfig", "begin", "check_start", "pinned"]
 
 
 class StartConfig(Config):
@@ -90,6 +91,30 @@ def check_start(start: StartConfig | None, identity: Mapping[str, Any], total_st
             f"start.source: {found} is at step {step}, and this run ends at step {total_steps}; raise epochs"
         )
     return step
+
+
+def pinned(start: StartConfig | None, run_dir: Path) -> StartConfig | None:
+    """The same start with an absolute source, and of a run the very checkpoint: the run may go on training.
+
+    A run that is started again keeps the checkpoint that it began with.
+
+    Raises:
+        CheckpointError: no whole checkpoint there.
+    """
+    if start is None:
+        return None
+    source = Path(start.source).absolute()
+    if start.take != "encoder":
+        source = _earlier(source, run_dir) or _checkpoint(start.model_copy(update={"source": str(source)}))
+    return start.model_copy(update={"source": str(source)})
+
+
+def _earlier(source: Path, run_dir: Path) -> Path | None:
+    """The checkpoint of `source` that the run in this folder was pinned to."""
+    if not (run_dir / "config.yaml").exists():
+        return None
+    before = Path((read_config(run_dir).get("start") or {}).get("source", ""))
+    return before if source in (before, before.parent) else None
 
 
 def _checkpoint(start: StartConfig) -> Path:

@@ -23,17 +23,21 @@ from torch.nn.parallel import DistributedDataParallel
 from usfm.config import load_config
 from usfm.data.stream import ImageStream
 from usfm.errors import ConfigError, UsfmError
+from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.pretrain import pretrain
-from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
+from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes
 from usfm.train.rundir import open_run
+from usfm.train.start import check_start
 from usfm.train.threaded_feed import threaded_feed
 
 __all__ = ["TorchrunContext", "main"]
 
 MAX_DECODE_THREADS = 8
-PLACEMENT = {"workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "cluster"}
+PLACEMENT = {
+    "workers", "resize_every_s", "gpus_per_worker", "cpus_per_worker", "max_failures", "start_timeout_s", "cluster",
+}  # fmt: skip
 """Keys by which `usfm pretrain` has Ray place workers; torchrun places them itself."""
-MAY_CHANGE = (*PLACEMENT, "speed", "checkpoint_every", "keep_checkpoints", "observe", "tracker")
+MAY_CHANGE = (*PLACEMENT, "speed", "checkpoint_every", "keep_checkpoints", "observe", "tracker", "nonfinite")
 
 
 class TorchrunContext:
@@ -123,7 +127,9 @@ class _Recipe(PretrainConfig):
 
 def _run(config: PretrainConfig, context: TorchrunContext, stop_after: int | None) -> None:
     stream = ImageStream(config.data, config.seed)
-    plan = PretrainPlan.derive(config, stream, context.world_size, even=False)
+    plan = PretrainPlan.derive(config, stream, context.world_size, even=needs_even_lanes(config))
+    if latest_checkpoint(Path(config.run_dir)) is None:
+        check_start(config.start, plan.identity(config), plan.total_steps)
     if context.rank == 0:
         open_run(Path(config.run_dir), config, plan.to_json(), may_change=MAY_CHANGE)
     torch.distributed.barrier()

@@ -33,7 +33,7 @@ def source_normalisation(source: SourceWeights, name: str | None = None) -> Norm
     if name is None:
         if source.stated is not None:
             return source.stated
-        if source.report.layout == "ours" or LAYOUTS[source.report.layout].normalisation:
+        if LAYOUTS[source.report.layout].normalisation and not _colour_of_ours(source):
             return normalisation_of(source.config)
         raise ConfigError(
             f"{source.report.source}: the keys of a {source.report.layout} file do not say how its input was "
@@ -46,6 +46,11 @@ def source_normalisation(source: SourceWeights, name: str | None = None) -> Norm
     if source.config.channels == 1:
         return Normalisation((fmean(found.mean),), (fmean(found.std),))
     return found
+
+
+def _colour_of_ours(source: SourceWeights) -> bool:
+    """A bare file of ours with three channels: its config alone knew their means and deviations."""
+    return source.report.layout == "ours" and source.config.channels == 3
 
 
 def grey_config(source: SourceWeights) -> EncoderConfig:
