@@ -16,6 +16,7 @@ from usfm.data.patience import patiently
 from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, RunTakenOver, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
+from usfm.train.observe.check import check_observing
 from usfm.train.ownership import claim, is_owner, leave_when_taken
 from usfm.train.pretrain import pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes, without_data
@@ -96,6 +97,7 @@ def plan(config: PretrainJobConfig) -> dict[str, Any]:
     except ShardError as error:
         return {"shards": str(error), "epochs": config.epochs, **_without_data(config)}
     derived = _derive(config, stream)
+    check_observing(config)
     return {**derived.to_json(), "resumes_at_step": _resume_step(config, derived), "run_dir": config.run_dir}
 
 
@@ -143,6 +145,7 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     data = config.data.model_copy(update={"shards": shards})
     config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start})
     derived = _derive(config, ImageStream(config.data, config.seed))
+    check_observing(config)
     _resume_step(
         config, derived
     )  # before the folder says that it holds this run: refuses what cannot be gone on with

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.cluster import RAY_ENVIRONMENT, START_TIMEOUT, set_start_timeout
-from ray_jobs.pretrain import PretrainJobConfig, plan
+from ray_jobs.console import Console
+from ray_jobs.pretrain import PretrainJobConfig, plan, run
 from ray_jobs.pretrain_progress import Problems
 from usfm.config import load_config
 from usfm.errors import ConfigError
@@ -35,6 +36,19 @@ def test_a_range_of_workers_is_planned_for_the_most(small_shards: Path, tmp_path
         plan(config_of(small_shards, tmp_path, "workers=2"))  # a fixed number gets equal shares
     with pytest.raises(ConfigError, match="3 micro-batches of 4: too few for 4 workers"):
         plan(config_of(small_shards, tmp_path, "workers=[1, 4]"))
+
+
+def test_a_misspelt_probe_task_is_refused_by_the_driver(small_shards: Path, tmp_path: Path) -> None:
+    """Before workers start and before the folder says that it holds this run."""
+    task = "{name: view, kind: classification, organs: [heart], classes: {bright: [a], dark: [%s]}}"
+    config = config_of(small_shards, tmp_path / "run", f"observe.probe.tasks=[{task % 'bb'}]")
+    with pytest.raises(ConfigError, match="probe task view: class 'dark' come from 0 known patients"):
+        plan(config)
+    with pytest.raises(ConfigError, match="probe task view: class 'dark' come from 0 known patients"):
+        run(config, Console())
+    assert not (tmp_path / "run").exists()
+    assert plan(config_of(small_shards, tmp_path, f"observe.probe.tasks=[{task % 'b'}]"))["resumes_at_step"] == 0
+    plan(config.model_copy(update={"observe": config.observe.model_copy(update={"every": 0})}))  # nobody looks
 
 
 @pytest.mark.parametrize("value", ["[2, 1]", "[0, 2]", "0", "[1, 2, 3]"])

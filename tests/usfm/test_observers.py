@@ -11,10 +11,11 @@ from shard_factory import HEAD, VIEW
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_pretrain import config_of, weights
 
-from usfm.errors import ConfigError
+from usfm.errors import ConfigError, EnvironmentProblem, UnreadableFile
 from usfm.models.objectives import OBJECTIVES
 from usfm.train.context import PlainContext
 from usfm.train.journal import read_journal, scalars_of
+from usfm.train.observe import observers as observers_module
 from usfm.train.observe.gradients import gradient_norms, parts_of
 from usfm.train.observe.observers import Observers
 from usfm.train.observe.untouched import untouched
@@ -167,6 +168,42 @@ def test_a_task_that_cannot_be_scored_is_refused_before_the_first_step(small_sha
     with pytest.raises(ConfigError, match="probe task view: class 'oblique' come from 0 known patients"):
         run(config)
     assert not list(read_journal(tmp_path))
+
+
+def test_what_cannot_be_looked_at_is_said_and_the_run_goes_on(
+    small_shards: Path, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError("no room for this")
+
+    monkeypatch.setattr(observers_module, "probe", fails)
+    monkeypatch.setattr(observers_module, "draw_panels", fails)
+    rows = run(watched(small_shards, tmp_path))
+    for ours, theirs in zip(rows, whole[1], strict=True):
+        assert ours == {k: v for k, v in theirs.items() if not k.startswith(("probe/", "rank/"))}
+    said = [(record.message, bool(record.exc_info)) for record in caplog.records]
+    assert said == [
+        (f"{what} of step {step} left out, training goes on: MemoryError: no room for this", step == 2)
+        for step in (2, 4, 6)
+        for what in ("probes", "panels")
+    ]
+
+
+@pytest.mark.parametrize("error", [EnvironmentProblem, UnreadableFile, OSError])
+def test_probe_rows_that_cannot_be_read_are_no_reason_to_stop(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
+) -> None:  # fmt: skip
+    def away(*_: object) -> None:
+        raise error("the storage is away")
+
+    monkeypatch.setattr(observers_module, "load_probe_set", away)
+    rows = run(watched(small_shards, tmp_path), stop_after=2)
+    assert len(rows) == 2
+    assert "grad/decoder" in rows[1]
+    assert not any(name.startswith("probe/") for name in rows[1])
+    assert (tmp_path / "panels" / "step-00000002.png").exists()
+    assert [r.message for r in caplog.records] == ["observations are incomplete: the storage is away"]
 
 
 def test_workers_but_the_first_look_at_nothing(small_shards: Path, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from shard_factory import HEAD, ROWS, VIEW, row
 
-from usfm.data.probe_set import ORGAN, ProbeSet, choose_rows, load_probe_set
+from usfm.data.probe_set import ORGAN, ProbeSet, check_tasks, choose_rows, load_probe_set
 from usfm.data.schema import ROW_SCHEMA
 from usfm.data.shards import write_index, write_shard
 from usfm.data.tasks import TaskConfig
-from usfm.errors import ConfigError
+from usfm.errors import ConfigError, ShardError
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.train.observe.config import ProbeConfig
 from usfm.train.observe.features import Features, extract
@@ -146,6 +146,26 @@ def test_rows_of_unknown_patients_are_one_patient(tmp_path: Path) -> None:
 def test_the_name_organ_is_taken(small_shards: Path) -> None:
     with pytest.raises(ConfigError, match="exists by itself"):
         load_probe_set(str(small_shards), [TaskConfig.build(VIEW | {"name": "organ"})], True, "split", 9, 64)
+
+
+def test_tasks_are_checked_by_their_labels_alone(small_shards: Path, tmp_path: Path) -> None:
+    check_tasks(str(small_shards), TASKS)
+    check_tasks(str(tmp_path / "nothing there"), [])  # nothing is asked, nothing is read
+    misspelt = TaskConfig.build(HEAD | {"classes": {"head": ["fetal haed"]}})
+    with pytest.raises(ConfigError, match=r"class 'head' is made of \['fetal haed'\], but the masks .* spelling"):
+        check_tasks(str(small_shards), [misspelt])
+    with pytest.raises(ConfigError, match="class 'dark' come from 0 known patients"):
+        check_tasks(str(small_shards), [TaskConfig.build(VIEW | {"classes": {"bright": ["a"], "dark": ["bb"]}})])
+
+
+def test_a_task_whose_shards_cannot_be_read_is_no_wrong_task(tmp_path: Path) -> None:
+    rows = [row("heart", split, n) for split in ("train", "val") for n in range(8)]
+    root = write_rows(tmp_path, rows)
+    check_tasks(str(root), [TaskConfig.build(VIEW)])
+    for split in ("train", "val"):
+        (root / split / "heart" / "0.arrow").write_bytes(b"damaged")
+    with pytest.raises(ShardError, match=r"0 known patients.*could not be read: train/heart/0.arrow, val/heart/0"):
+        check_tasks(str(root), [TaskConfig.build(VIEW)])
 
 
 def test_features_are_those_of_the_encoder_one_by_one(small_shards: Path) -> None:

@@ -25,7 +25,7 @@ from usfm.data.shards import ShardFile
 from usfm.data.tasks import TaskConfig, remap
 from usfm.errors import ConfigError, ShardError
 
-__all__ = ["ORGAN", "ProbeSet", "ProbeTask", "Protocol", "choose_rows", "load_probe_set"]
+__all__ = ["ORGAN", "ProbeSet", "ProbeTask", "Protocol", "check_tasks", "choose_rows", "load_probe_set"]
 
 Protocol = Literal["split", "folds"]
 ORGAN = "organ"
@@ -95,7 +95,7 @@ class _Row:
     source: str
     group: str
     label: str
-    has_mask: bool
+    mask_classes: str
 
     @property
     def held_out(self) -> bool:
@@ -124,18 +124,13 @@ def load_probe_set(
         cache: for shards of an object store.
 
     Raises:
-        ConfigError: a task has fewer than two groups of a class, or its organs have no rows; or the name "organ"
-            is taken.
-        ShardError: no index there, or an image is larger than the canvas.
+        ConfigError: a task has fewer than two groups of a class, or its organs have no rows; no mask holds one of
+            its classes; or the name "organ" is taken.
+        ShardError: no index there, a task lacks rows while shards cannot be read, or an image is larger than the
+            canvas.
     """
-    if any(task.name == ORGAN for task in tasks):
-        raise ConfigError(f'probe task "{ORGAN}" exists by itself; give yours another name')
     reader = ShardReader(shards, cache)
-    wanted = {name for task in tasks for name in task.organs}
-    rows = list(_rows(shards, [f for f in reader.index.files if organ or f.organ in wanted]))
-    chosen: list[tuple[ProbeTask, list[_Row]]] = [_of_task(rows, task, protocol, rows_per_class) for task in tasks]
-    if organ and (made := _organs(rows, protocol, rows_per_class)) is not None:
-        chosen.append(made)
+    chosen = _choose(reader, shards, tasks, organ, protocol, rows_per_class)
     every = sorted({row.id: row for _, of_task in chosen for row in of_task}.values(), key=lambda row: row.id)
     decoded = _decode(reader, every, canvas_px)
     position = {row.id: n for n, row in enumerate(every)}
@@ -150,18 +145,50 @@ def load_probe_set(
     )
 
 
-def _rows(shards: Location, files: Iterable[ShardFile]) -> Iterable[_Row]:
-    """The rows of some shards without their images; a shard that cannot be read is said and left out."""
-    root = locate(shards)
+def check_tasks(shards: Location, tasks: Sequence[TaskConfig], cache: CacheConfig | None = None) -> None:
+    """Read labels alone: can every task be scored on these shards?
+
+    Raises:
+        ConfigError: as of `load_probe_set`.
+        ShardError: no index there, or a task lacks rows while shards cannot be read.
+    """
+    if tasks:
+        _choose(ShardReader(shards, cache), shards, tasks, False, "split", 1)
+
+
+def _choose(
+    reader: ShardReader, shards: Location, tasks: Sequence[TaskConfig], organ: bool, protocol: Protocol, limit: int
+) -> list[tuple[ProbeTask, list[_Row]]]:
+    """Choose the rows of all tasks."""
+    if any(task.name == ORGAN for task in tasks):
+        raise ConfigError(f'probe task "{ORGAN}" exists by itself; give yours another name')
+    wanted = {name for task in tasks for name in task.organs}
+    rows, lost = _rows(shards, [f for f in reader.index.files if organ or f.organ in wanted])
+    try:
+        chosen = [_of_task(rows, task, protocol, limit) for task in tasks]
+    except ConfigError as error:
+        if lost:  # no fault of the task
+            raise ShardError(f"{error}; these shards could not be read: {', '.join(lost)}") from error
+        raise
+    if organ and (made := _organs(rows, protocol, limit)) is not None:
+        chosen.append(made)
+    return chosen
+
+
+def _rows(shards: Location, files: Iterable[ShardFile]) -> tuple[list[_Row], list[str]]:
+    """The rows of some shards without their images; a shard that cannot be read is said, left out and named."""
+    root, rows, lost = locate(shards), [], []
     for file in files:
         try:
             batch = shard_columns(root, file, COLUMNS)
         except ShardError as error:
             log.warning("%s; probes go without its rows", error)
+            lost.append(file.path)
             continue
         columns = [batch.column(n).to_pylist() for n in range(len(COLUMNS))]
         for number, (name, source, group, label, masks) in enumerate(zip(*columns, strict=True)):
-            yield _Row(file, number, name, source, group or f"{source}/not known", label, bool(masks))
+            rows.append(_Row(file, number, name, source, group or f"{source}/not known", label, masks))
+    return rows, lost
 
 
 def _of_task(
@@ -173,7 +200,7 @@ def _of_task(
     for row in rows:
         if row.file.organ not in task.organs or (task.sources is not None and row.source not in task.sources):
             continue
-        if task.kind == "segmentation" and row.has_mask:
+        if task.kind == "segmentation" and row.mask_classes:
             of_class.setdefault(0, []).append(row)
         elif task.kind == "classification" and row.label in class_of:
             of_class.setdefault(class_of[row.label], []).append(row)
@@ -186,9 +213,22 @@ def _of_task(
                 f"probe task {task.name}: {what} come from {len(groups)} known patients, at least 2 are needed so "
                 "that none is in both fit and score; check organs, sources and classes, or leave the task out"
             )
+    if task.kind == "segmentation":
+        _require_mask_classes(task, of_class[0])
     if protocol == "split" and not all(_in_both(of_class[number]) for number in range(len(needed))):
         protocol = "folds"
     return _cut(task.name, task.kind, task.class_names, of_class, protocol, limit, {})
+
+
+def _require_mask_classes(task: TaskConfig, rows: Sequence[_Row]) -> None:
+    """Masks name their classes; one that none of them names would be scored as drawn nowhere."""
+    named = {name for text in {row.mask_classes for row in rows} for name in json.loads(text).values()}
+    for name, wanted in task.classes.items():
+        if wanted != ["*"] and named.isdisjoint(wanted):
+            raise ConfigError(
+                f"probe task {task.name}: class {name!r} is made of {wanted}, but the masks there hold only "
+                f"{sorted(named)}; check the spelling, organs and sources"
+            )
 
 
 def _organs(rows: Sequence[_Row], protocol: Protocol, limit: int) -> tuple[ProbeTask, list[_Row]] | None:

@@ -4,21 +4,24 @@ Every `observe.every` steps, on rank 0: panels, gradient norms by part, probes a
 every row. Time spent here is `observe_s` of the row and no part of `images_per_s`. The other workers of a DDP run
 meanwhile wait at the next all-reduce, so an observation must take less than the process group's timeout (30 minutes
 in Ray Train). Weights that are spread over workers (FSDP2) are gathered first, by all of them.
+
+To watch is no reason to stop: what cannot be read or looked at is logged and left out, and the run goes on. A task
+that cannot be scored at all is refused before the first step (`check_observing` finds it before any worker starts).
 """
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from usfm.data.probe_set import ProbeSet, load_probe_set
 from usfm.data.shard_reader import ShardReader
-from usfm.errors import ShardError
+from usfm.errors import ConfigError, UsfmError
 from usfm.metrics.rank import mean_cosine, rankme
 from usfm.models.objective import Objective
 from usfm.models.objectives import OBJECTIVES
@@ -37,6 +40,7 @@ __all__ = ["Observers"]
 
 SEED = 0  # of panels and probes: runs with different seeds are looked at with the same images, masks and folds
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Observers:
@@ -71,6 +75,7 @@ class Observers:
         self._drawn = dict.fromkeys(plan.rows_by_organ, 0)
         self._panels: PanelImages | None = None
         self._probe: ProbeSet | None = None
+        self._failed: set[str] = set()
         if not self.looks:
             return
         last = 0
@@ -90,15 +95,18 @@ class Observers:
         """Called after `step` steps by all workers; returns what to add to the row (nothing but on rank 0)."""
         began = time.perf_counter()
         self._count(row)
-        objective = self._whole() if self._due(step) else None
+        spread = self._due(step) and is_sharded(self.objective)
+        weights = gather_weights(self.objective) if spread else None  # all workers
         if not self.looks:
             return {}
         total = max(1, sum(self._drawn.values()))
         seen: dict[str, Any] = {f"mix/{organ}": count / total for organ, count in self._drawn.items()}
-        if objective is not None:
+        if self._due(step):
             seen |= {f"grad/{part}": float(norm) for part, norm in self._norms.items()}
-            seen |= self._scores(objective.encoder)
-            self._picture(objective, step, journal)
+            objective = self._tried("copy of the model", step, lambda: self._whole(weights))
+            if objective is not None:
+                seen |= self._tried("probes", step, lambda: self._scores(objective.encoder)) or {}
+                self._tried("panels", step, lambda: self._picture(objective, step, journal))
             seen["observe_s"] = time.perf_counter() - began
         return seen
 
@@ -112,25 +120,41 @@ class Observers:
 
     def _read(self) -> None:
         config, observe = self.config, self.config.observe
-        reader = ShardReader(config.data.shards, config.data.cache)
-        try:
-            if observe.panels:
-                self._panels = panel_images(reader, config.data, config.encoder.img_px, observe.panels, SEED)
+        canvas_px, cache = config.data.canvas_px, config.data.cache
+
+        def images() -> None:
+            reader = ShardReader(config.data.shards, cache)
+            self._panels = panel_images(reader, config.data, config.encoder.img_px, observe.panels, SEED)
+
+        def rows() -> None:
             if (asked := observe.probe) is not None:
                 self._probe = load_probe_set(
                     asked.shards or config.data.shards, asked.tasks, asked.organ, asked.protocol,
-                    asked.rows_per_class, config.data.canvas_px, config.data.cache,
+                    asked.rows_per_class, canvas_px, cache,
                 )  # fmt: skip
-        except ShardError as error:  # the stream replaces rows of a lost shard; to watch is no reason to stop
-            log.warning("observations are incomplete: %s", error)
 
-    def _whole(self) -> Objective | None:
-        """The objective that rank 0 looks at: the one in training, or a copy of weights that are spread out."""
-        if not is_sharded(self.objective):
-            return self.objective
-        weights = gather_weights(self.objective)  # all workers
-        if not self.looks:
+        for read in (images, rows) if observe.panels else (rows,):
+            try:
+                read()
+            except ConfigError:
+                raise
+            except (UsfmError, OSError) as error:  # a lost shard, a damaged image, a storage that is away
+                log.warning("observations are incomplete: %s", error)
+
+    def _tried(self, what: str, step: int, look: Callable[[], T]) -> T | None:
+        """What `look` returns; None where it raises, which is logged, the first time with its traceback."""
+        try:
+            return look()
+        except Exception as error:  # memory, somebody's solver, a storage: nothing of it is training
+            text = "%s of step %d left out, training goes on: %s: %s"
+            log.warning(text, what, step, type(error).__name__, error, exc_info=what not in self._failed)
+            self._failed.add(what)
             return None
+
+    def _whole(self, weights: dict[str, torch.Tensor] | None) -> Objective:
+        """The objective to look at: the one in training, or a copy with the weights that are spread out there."""
+        if weights is None:
+            return self.objective
         config = self.config
         with untouched(self.objective):  # building draws weights
             plain = OBJECTIVES[config.objective.kind](config.encoder, config.objective, config.seed)
