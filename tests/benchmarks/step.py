@@ -41,21 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     options = _options(arguments)
     device = torch.device(options.device)
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    load = os.getloadavg()[0]
-    trained = {name: Trained(config, device) for name, config in configs(options, device).items()}
-    dual = trained["dual"]
+    load, of = os.getloadavg()[0], configs(options, device)
+    dual = Trained(of["dual"], device)
+    memory = _peak_memory(dual, device)  # before the other contender lies beside it
     work = flops_per_image(dual.objective, min(options.batch, 8), options.img_px, device)
     turns: dict[str, Callable[[], Any]] = {
-        "step": dual.take, "encoder": _bare_encoder(dual, device), "simmim": trained["simmim"].take,
+        "step": dual.take, "encoder": _bare_encoder(dual, device), "simmim": Trained(of["simmim"], device).take,
     }  # fmt: skip
     marks, parts = Marks(device, CLOCKS[options.clock]), dict.fromkeys(PARTS, 0.0)
     for turn in turns.values():  # compiles, tunes, fills caches
         turn(), turn()
     marked_step(dual, marks)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     rounds: list[dict[str, float]] = []
     until = time.perf_counter() + options.seconds
     while len(rounds) < options.rounds or time.perf_counter() < until:
@@ -68,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts[name] += seconds[name]
         timed["matmul"] = matmul_rate(device, dual.step.bf16, CLOCKS[options.clock])
         rounds.append(timed)
-    report = _summary(options, dual, work, rounds, parts)
+    report = _summary(options, dual, work, rounds, parts) | {"peak_memory_gb": memory / 1e9}
     report["load_before_and_after"] = [load, os.getloadavg()[0]]
     Path(options.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report))
@@ -94,6 +90,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     parser.add_argument("--shards", help="local shards of `usfm ingest` instead of noise in memory")
     return parser.parse_args(arguments)
+
+
+def _peak_memory(dual: Trained, device: torch.device) -> float:
+    """Bytes: on CUDA what the steps allocate at most, weights and moments included; else the process's largest size."""
+    dual.take(), dual.take()
+    if device.type != "cuda":
+        return 1000.0 * _max_rss_kb()
+    torch.cuda.synchronize(device)
+    return float(torch.cuda.max_memory_allocated(device))
 
 
 def _bare_encoder(trained: Trained, device: torch.device) -> Callable[[], None]:
@@ -135,7 +140,6 @@ def _summary(
     matmul = max(r["matmul"] for r in rounds)
     rate = {name: median(r[name] for r in rounds) for name in ("step", "encoder", "simmim")}
     against = {name: [r["step"] / r[name] for r in rounds] for name in ("encoder", "simmim")}
-    memory = torch.cuda.max_memory_allocated(device) if on_gpu else 1000 * _max_rss_kb()
     return {
         "ratio_to_encoder": median(against["encoder"]),
         "ratio_to_simmim": median(against["simmim"]),
@@ -149,7 +153,6 @@ def _summary(
         "encoder_mfu": rate["encoder"] * work["encoder"] / matmul,
         "gflop_per_image": {name: flops / 1e9 for name, flops in work.items()},
         "matmul_tflop_per_s": matmul / 1e12,
-        "peak_memory_gb": memory / 1e9,
         "parameters": sum(p.numel() for p in dual.objective.parameters()),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "precision": "bf16" if dual.step.bf16 else "fp32",

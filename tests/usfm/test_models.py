@@ -6,7 +6,7 @@ from torch import nn
 from usfm.errors import CheckpointError
 from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
 from usfm.models.decoder import PixelShuffleDecoder
-from usfm.models.encoder import SIZES, Encoder, EncoderConfig, fold_patch_kernel
+from usfm.models.encoder import SIZES, Encoder, EncoderConfig
 from usfm.models.heads import TaskModel
 from usfm.models.objective import ObjectiveConfig
 from usfm.models.pixel_objective import PixelObjective
@@ -39,14 +39,6 @@ def test_output_equals_timm_with_the_same_weights() -> None:
     x = images()
     with torch.inference_mode():
         assert torch.allclose(encoder(x), timm.forward_features((x - 0.449) / 0.226), atol=3e-6)
-
-
-def test_one_channel_equals_three_replicated_ones() -> None:
-    colour = nn.Conv2d(3, 8, 4, stride=4)
-    grey = nn.Conv2d(1, 8, 4, stride=4)
-    grey.load_state_dict({"weight": fold_patch_kernel(colour.weight.data), "bias": colour.bias.data})
-    x = images(3, 16)
-    assert torch.allclose(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["added", "replace", "none"])

@@ -16,7 +16,7 @@ from torch import nn
 
 from usfm.config import Config
 
-__all__ = ["SIZES", "Encoder", "EncoderConfig", "fold_patch_kernel"]
+__all__ = ["SIZES", "Encoder", "EncoderConfig"]
 
 # width, depth, heads
 SIZES = {
@@ -159,17 +159,3 @@ class Encoder(nn.Module):
         # a channel at a time: constants made on the device would have to be waited for
         pairs = zip(config.channel_mean, config.channel_std, strict=True)
         return torch.cat([(images - mean) / std for mean, std in pairs], dim=1)
-
-
-def fold_patch_kernel(weight: torch.Tensor) -> torch.Tensor:
-    """A patch kernel for grey input that equals the RGB one on grey replicated three times.
-
-    It does so where every channel is normalised alike; usfm.models.weights.grey has the general case.
-
-    Args:
-        weight: (D, 3, P, P).
-
-    Returns:
-        (D, 1, P, P), the sum over channels.
-    """
-    return weight.sum(dim=1, keepdim=True)
