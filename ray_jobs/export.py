@@ -20,7 +20,7 @@ from usfm.models.onnx_file import write_onnx
 from usfm.report.model_card import RunRecord, model_card
 from usfm.train.checkpoint import latest_checkpoint, read_state
 from usfm.train.initial_weights import encoder_config_of, load_encoder
-from usfm.train.journal import read_journal
+from usfm.train.journal import rows_until
 from usfm.train.rundir import read_config
 
 __all__ = ["ExportConfig", "main", "plan", "run"]
@@ -58,24 +58,32 @@ def plan(config: ExportConfig) -> dict[str, Any]:
     Raises:
         CheckpointError: the run has no whole checkpoint.
     """
-    found = latest_checkpoint(Path(config.run_dir))
-    if found is None:
-        raise CheckpointError(f"{config.run_dir} holds no whole checkpoint; run `usfm pretrain` first")
+    found = _checkpoint(config)
     files = [WEIGHTS, SPEC, CARD, *([ONNX] if config.onnx else [])]
     samples = read_state(found)["samples"]
     return {"checkpoint": str(found), "samples": samples, "output": str(config.folder), "files": files}
 
 
+def _checkpoint(config: ExportConfig) -> Path:
+    found = latest_checkpoint(Path(config.run_dir))
+    if found is None:
+        raise CheckpointError(f"{config.run_dir} holds no whole checkpoint; run `usfm pretrain` first")
+    return found
+
+
 def run(config: ExportConfig, console: Console) -> Path:
     """Write the bundle and its model card; licences are those of every row that the run could draw.
+
+    Weights and numbers are those of one checkpoint, while the run may go on.
 
     Raises:
         CheckpointError: the run has no whole checkpoint, or the ONNX file differs from torch.
         EnvironmentProblem: the packages for ONNX are missing.
     """
-    planned, source = plan(config), Path(config.run_dir)
-    encoder = Encoder(encoder_config_of(source))
-    load_encoder(encoder, source, config.averaged)
+    source, checkpoint = Path(config.run_dir), _checkpoint(config)
+    state = read_state(checkpoint)
+    encoder = Encoder(encoder_config_of(checkpoint))
+    load_encoder(encoder, checkpoint, config.averaged)
     data = StreamConfig.build(read_config(source)["data"])
     reader = ShardReader(data.shards)
     files = reader.index.select(data.split, data.sampling.organs, data.sampling.exclude_organs)
@@ -92,7 +100,7 @@ def run(config: ExportConfig, console: Console) -> Path:
         **prepared_as(reader.index.prepare),
         licences=sorted({licence for _, licence in items}),
         trained_on=dict(sorted(by_source.items())),
-        metrics={"pretraining_samples": planned["samples"]},
+        metrics={"pretraining_samples": state["samples"]},
     )
     spec = save_bundle(config.folder, encoder, spec)
     difference = None
@@ -103,7 +111,7 @@ def run(config: ExportConfig, console: Console) -> Path:
         config=read_config(source),
         plan=_document(source / "plan.json"),
         environment=_document(source / "environment.json"),
-        rows=list(read_journal(source)),
+        rows=list(rows_until(source, state["step"], state.get("unwritten", ()))),
         items=items,
         parameters=sum(p.numel() for p in encoder.parameters()),
         onnx_difference=difference,

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -113,6 +114,21 @@ def test_an_export_is_for_timm_and_onnxruntime_too_and_has_a_model_card(pretrain
     assert "| images seen, with those of a run that this one continues | 32 |" in card
     assert f"| encoder parameters | {sum(p.numel() for p in encoder.parameters()):,} |" in card
     assert any(spec.version in line for line in card)
+
+
+def test_the_card_is_that_of_the_checkpoint_while_the_run_goes_on(pretrained: Path, tmp_path: Path) -> None:
+    """The run has written rows since, and its file lacks the last row that the checkpoint kept."""
+    run_dir, before = tmp_path / "run", tmp_path / "before"
+    shutil.copytree(pretrained, run_dir)
+    export.run(ExportConfig(run_dir=str(run_dir), output=str(before)), Console())
+    journal, state_file = run_dir / "metrics.jsonl", run_dir / "step-00000004" / "state.json"
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    state = json.loads(state_file.read_text())
+    state_file.write_text(json.dumps(state | {"unwritten": rows[3:]}))
+    later = rows[3] | {"step": 5, "samples": 40, "organ_count": {"heart": 8}, "probe/view/knn_macro_f1": 0.5}
+    journal.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:3], later]))
+    export.run(ExportConfig(run_dir=str(run_dir), output=str(tmp_path / "after")), Console())
+    assert (tmp_path / "after" / "README.md").read_text() == (before / "README.md").read_text()
 
 
 def test_an_export_without_a_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,8 @@ ROWS = [
 def card(**changes: object) -> str:
     spec = BundleSpec(kind="embedding", name="us", encoder=EncoderConfig(**NANO), version="abc")
     values: dict = {
-        "config": {"batch": {"global_size": 8}, "objective": {"kind": "pixel", "spatial_mask": {"ratio": 0.6}}},
+        "config": {"workers": 2, "batch": {"global_size": 8},
+                   "objective": {"kind": "pixel", "spatial_mask": {"ratio": 0.6}}},
         "plan": {"organ_shares": {"heart": 0.5, "lung": 0.5}, "rows_by_organ": {"heart": 90, "lung": 10},
                  "lanes": 4, "accumulation": 2, "hidden_tokens": 10, "band_radii": [16, 45]},
         "environment": {"device": "cpu", "cpus": 2},
@@ -138,6 +139,24 @@ def card(**changes: object) -> str:
 )
 def test_the_card_says_what_is_recorded(line: str) -> None:
     assert line in card().splitlines()
+
+
+def test_workers_are_those_of_the_config_or_all_that_the_plan_allows() -> None:
+    gpu, rows = {"device": "NVIDIA X", "cpus": 8}, [ROWS[0] | {"images_per_s": 8 / 3600}]  # one hour
+    spread = {"batch": {"global_size": 8}}
+    text = card(config=spread | {"workers": [3, 8]}, environment=gpu, rows=rows)
+    assert "| workers | 3 to 8 |" in text
+    assert "| GPU hours, at most | 8.00 |" in text
+    assert "| workers | 3 |" in card(config=spread | {"workers": 3})  # four lanes: 2, 1 and 1
+    for lanes in range(1, 13):
+        sharing: dict[int, list[int]] = {}
+        for workers in range(1, lanes + 1):
+            sharing.setdefault(-(-lanes // workers), []).append(workers)
+        for accumulation, fit in sharing.items():
+            said = str(fit[0]) if len(fit) == 1 else f"{fit[0]} to {fit[-1]}"
+            assert f"| workers | {said} |" in card(
+                config=spread, plan={"lanes": lanes, "accumulation": accumulation}
+            )
 
 
 def test_the_card_says_what_is_not_recorded() -> None:

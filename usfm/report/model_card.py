@@ -24,7 +24,7 @@ class RunRecord:
         config: config.yaml.
         plan: plan.json; {} = not there.
         environment: environment.json; {} = not there.
-        rows: of metrics.jsonl, in order.
+        rows: of metrics.jsonl up to the exported checkpoint, in order.
         items: (source, licence) -> rows of the training split that the run could draw.
         parameters: of the encoder.
         onnx_difference: largest difference of model.onnx from torch; None = no such file.
@@ -141,20 +141,32 @@ def _cost(spec: BundleSpec, run: RunRecord) -> Iterable[Sequence[object]]:
         if row.get("images_per_s"):
             seconds += (row["samples"] - before) / row["images_per_s"]
         before = row["samples"]
-    lanes, accumulation = run.plan.get("lanes"), run.plan.get("accumulation")
-    workers = math.ceil(lanes / accumulation) if lanes and accumulation else None
+    workers = _workers(run.config, run.plan)
     device, cpus = run.environment.get("device", UNKNOWN), run.environment.get("cpus")
     yield "images seen, with those of a run that this one continues", f"{before:,}"
     yield "optimizer steps", f"{rows[-1]['step']:,}" if rows else "0"
     yield "seconds in this run's steps, without those lost to interruptions", f"{seconds:,.1f}"
-    yield "workers", workers or UNKNOWN
+    yield "workers", " to ".join(map(str, sorted(set(workers)))) if workers else UNKNOWN
     yield "device", device
     if device == "cpu":
         yield "CPU core hours, at most", f"{seconds * cpus / 3600:,.3f} ({cpus} cores)" if cpus else UNKNOWN
     elif device != UNKNOWN:
-        yield "GPU hours", f"{seconds * workers / 3600:,.2f}" if workers else UNKNOWN
+        bound = ", at most" if workers and workers[0] < workers[1] else ""
+        yield f"GPU hours{bound}", f"{seconds * workers[1] / 3600:,.2f}" if workers else UNKNOWN
     yield "encoder parameters", f"{run.parameters:,}"
     yield "encoder FLOPs per image, forward", f"{encoder_flops(spec.encoder):,}"
+
+
+def _workers(config: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Fewest and most workers: as configured, else (torchrun) all that would share the lanes as planned."""
+    if given := config.get("workers"):
+        return (given, given) if isinstance(given, int) else (given[0], given[1])
+    lanes, accumulation = plan.get("lanes"), plan.get("accumulation")
+    if not lanes or not accumulation:
+        return None
+    # the plan has accumulation = ceil(lanes / workers), and a worker at least one lane
+    most = math.ceil(lanes / (accumulation - 1)) - 1 if accumulation > 1 else lanes
+    return math.ceil(lanes / accumulation), most
 
 
 def _probes(rows: Sequence[Mapping[str, Any]]) -> str:

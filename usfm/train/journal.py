@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from usfm.train.durable import LEFTOVER
 from usfm.train.row_file import RowFile
 from usfm.train.trackers import Tracker
 
-__all__ = ["Journal", "append_row", "last_row", "read_journal", "scalars_of"]
+__all__ = ["Journal", "append_row", "last_row", "read_journal", "rows_until", "scalars_of"]
 
 JOURNAL = "metrics.jsonl"
 TAIL_BYTES = 1 << 20  # longer than any row
@@ -181,3 +182,20 @@ def read_journal(run_dir: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def rows_until(
+    run_dir: Path, step: int, unwritten: Iterable[Mapping[str, Any]] = ()
+) -> Iterator[Mapping[str, Any]]:
+    """The rows of the steps up to one, each once, in order.
+
+    Args:
+        run_dir: folder of the run.
+        step: of a checkpoint, for example; later rows are left out.
+        unwritten: rows that the checkpoint kept because the file may lack them.
+    """
+    last = 0
+    for row in chain(read_journal(run_dir), unwritten):
+        if last < row["step"] <= step:
+            yield row
+            last = row["step"]

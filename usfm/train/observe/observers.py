@@ -12,7 +12,6 @@ that cannot be scored at all is refused before the first step (`check_observing`
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +26,7 @@ from usfm.models.objective import Objective
 from usfm.models.objectives import OBJECTIVES
 from usfm.train.checkpoint import gather_weights
 from usfm.train.context import WorkerContext
-from usfm.train.journal import Journal, read_journal
+from usfm.train.journal import Journal, rows_until
 from usfm.train.observe.features import extract
 from usfm.train.observe.gradients import gradient_norms, parts_of
 from usfm.train.observe.panel_figure import panel_figure
@@ -78,11 +77,8 @@ class Observers:
         self._failed: set[str] = set()
         if not self.looks:
             return
-        last = 0
-        for row in chain(read_journal(Path(config.run_dir)), unwritten):
-            if last < row["step"] <= start:
-                self._count(row)
-                last = row["step"]
+        for row in rows_until(Path(config.run_dir), start, unwritten):
+            self._count(row)
         if 0 < config.observe.every <= plan.total_steps:
             self._read()
 
