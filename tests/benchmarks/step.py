@@ -93,7 +93,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _peak_memory(dual: Trained, device: torch.device) -> float:
-    """Bytes: on CUDA what the steps allocate at most, weights and moments included; else the process's largest size."""
+    """Bytes: on CUDA what steps allocate at most, weights and moments included; else the process's largest size."""
     dual.take(), dual.take()
     if device.type != "cuda":
         return 1000.0 * _max_rss_kb()

@@ -12,20 +12,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "step.py"
 
 def test_it_reports_ratios_shares_and_the_roofline_without_ray(tmp_path: Path) -> None:
     out = tmp_path / "step.json"
-    small = [
-        "--size",
-        "nano",
-        "--img-px",
-        "64",
-        "--batch",
-        "4",
-        "--accumulate",
-        "2",
-        "--rounds",
-        "2",
-        "--seconds",
-        "0",
-    ]
+    # CPU seconds: beside other work the wall clock says nothing
+    small = "--size nano --img-px 64 --batch 16 --accumulate 2 --rounds 2 --seconds 0 --clock cpu".split()
     blocked = f"import sys; sys.modules['ray'] = None; sys.argv = {[str(SCRIPT), '--out', str(out), *small]!r}; "
     program = blocked + f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     command = [sys.executable, "-c", program]
@@ -38,7 +26,7 @@ def test_it_reports_ratios_shares_and_the_roofline_without_ray(tmp_path: Path) -
     assert sum(report["shares"].values()) == pytest.approx(1, abs=0.1)
     assert max(report["shares"], key=report["shares"].get) == "encoder"
     for round_ in report["rounds"]:
-        assert 0 < round_["step"] < 1.2 * round_["encoder"]  # the encoder is a part of the step
+        assert 0 < round_["step"] < 1.5 * round_["encoder"]  # the encoder is a part of the step
     assert 0 < report["mfu"] < 1
     assert report["gflop_per_image"]["step"] > report["gflop_per_image"]["encoder"]
     # forward and backward of 0.7 M parameters on 17 tokens: 6 x parameters x tokens, and attention
