@@ -13,7 +13,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "step.py"
 def test_it_reports_ratios_shares_and_the_roofline_without_ray(tmp_path: Path) -> None:
     out = tmp_path / "step.json"
     # CPU seconds: beside other work the wall clock says nothing
-    small = ["--size", "nano", "--img-px", "64", "--batch", "16", "--accumulate", "2", "--rounds", "2", "--seconds", "0", "--clock", "cpu"]
+    sizes = ["--size", "nano", "--img-px", "64", "--batch", "16", "--accumulate", "2"]
+    small = [*sizes, "--rounds", "2", "--seconds", "0", "--clock", "cpu"]
     blocked = f"import sys; sys.modules['ray'] = None; sys.argv = {[str(SCRIPT), '--out', str(out), *small]!r}; "
     program = blocked + f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     command = [sys.executable, "-c", program]
