@@ -1,10 +1,12 @@
 """Trackers: missing packages are said at planning, failing servers never reach the run, resume goes on."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from usfm.errors import ConfigError
 from usfm.train import trackers
 from usfm.train.journal import Journal, read_journal
 from usfm.train.pretrain_plan import PretrainConfig, without_data
-from usfm.train.tracker_clients import flat_params
+from usfm.train.tracker_clients import MlflowClient, flat_params
 from usfm.train.trackers import Tracker, require_trackers, wanted_trackers
 
 PICTURE = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
@@ -37,6 +39,9 @@ class Recorder:
         self._note("start", run_dir.name, config, run_id)
         return run_id or "run-1"
 
+    def describe(self, config: dict) -> None:
+        self._note("describe", config)
+
     def scalars(self, step: int, values: dict) -> None:
         self._note("scalars", step, values)
 
@@ -59,7 +64,7 @@ def test_rows_and_pictures_arrive_in_order_and_the_folder_knows_the_run(tmp_path
         ("picture", 1, "panels", (20, 30, 3)),
         ("close", False),
     ]
-    assert first.calls == [("start", tmp_path.name, {"seed": 3}, ""), *rows]
+    assert first.calls == [("start", tmp_path.name, {"seed": 3}, ""), ("describe", {"seed": 3}), *rows]
     assert second.calls == [("start", tmp_path.name, {"seed": 3}, "run-1"), *rows]  # the same run goes on
     assert json.loads((tmp_path / "trackers.json").read_text()) == {"made": "run-1"}
 
@@ -83,7 +88,7 @@ def test_a_server_that_is_away_for_a_while_gets_everything(
     for step in range(1, 6):
         tracker.scalars(step, {"loss": float(step)})
     deadline = time.monotonic() + 60
-    while len(client.calls) < 6 and time.monotonic() < deadline:
+    while len(client.calls) < 7 and time.monotonic() < deadline:
         threading.Event().wait(0.005)
     tracker.close()
     assert [call[1] for call in client.calls if call[0] == "scalars"] == [1, 2, 3, 4, 5]
@@ -91,6 +96,81 @@ def test_a_server_that_is_away_for_a_while_gets_everything(
     said = [record.message for record in caplog.records]
     assert len(said) == 1  # once, not at every attempt
     assert "ConnectionError: no route to the server; training goes on" in said[0]
+
+
+def test_an_entry_that_the_server_refuses_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trackers, "RETRY_S", 0.01)
+
+    class Picky(Recorder):
+        def describe(self, config: dict) -> None:
+            self.tried += 1
+            raise ValueError("a value of 6,001 characters")
+
+        def scalars(self, step: int, values: dict) -> None:
+            if step == 2:
+                self.tried += 1
+                raise ValueError("no such step")
+            super().scalars(step, values)
+
+    client = Picky()
+    tracker = Tracker("made", client, tmp_path, {})
+    for step in (1, 2, 3):
+        tracker.scalars(step, {"loss": 1.0})
+    deadline = time.monotonic() + 60
+    while len(client.calls) < 3 and time.monotonic() < deadline:
+        threading.Event().wait(0.005)
+    tracker.close()
+    assert [call[:2] for call in client.calls[1:]] == [("scalars", 1), ("scalars", 3), ("close", False)]
+    assert client.tried == 4 + 2 * trackers.TRIES  # start, two rows, close; twice all tries
+    dropped = [r.message for r in caplog.records if "is dropped" in r.message]
+    assert len(dropped) == 1
+    assert "failed 5 times and is dropped, as later ones will be: ValueError: a value of" in dropped[0]
+    assert "2 entries were not sent" in caplog.records[-1].message
+
+
+def test_a_start_that_fails_halfway_makes_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id is kept before anything is said of the run, by the client and in the run's folder."""
+    monkeypatch.setattr(trackers, "RETRY_S", 0.01)
+    made, told = [], threading.Event()
+
+    class Server:
+        def __init__(self, uri: str) -> None:
+            pass
+
+        def get_experiment_by_name(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(experiment_id="1")
+
+        def create_run(self, experiment: str, run_name: str) -> SimpleNamespace:
+            made.append(f"run-{len(made)}")
+            return SimpleNamespace(info=SimpleNamespace(run_id=made[-1]))
+
+        updates = descriptions = 0
+
+        def update_run(self, run_id: str, status: str) -> None:
+            self.count("updates", 8)  # more often than an entry is tried: a start is never dropped
+
+        def log_batch(self, run_id: str, params: list) -> None:
+            assert json.loads((tmp_path / "trackers.json").read_text()) == {"mlflow": run_id}
+            self.count("descriptions", 3)
+            told.set()
+
+        def count(self, what: str, failures: int) -> None:
+            setattr(Server, what, getattr(Server, what) + 1)
+            if getattr(Server, what) <= failures:
+                raise ConnectionError(what)
+
+        def set_terminated(self, run_id: str, status: str) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=Server))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", SimpleNamespace(Param=lambda *pair: pair))
+    tracker = Tracker("mlflow", MlflowClient(), tmp_path, {"seed": 3})
+    assert told.wait(60)
+    tracker.close()
+    assert made == ["run-0"]
+    assert [path.name for path in tmp_path.iterdir()] == ["trackers.json"]
 
 
 def test_a_server_that_never_answers_costs_the_run_nothing(

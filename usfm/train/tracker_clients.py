@@ -36,6 +36,8 @@ def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class MlflowClient:
     """MLflow through its client class: no global active run."""
 
+    _run_id = ""
+
     def start(self, run_dir: Path, config: Mapping[str, Any], run_id: str) -> str:
         """Begin or go on."""
         from mlflow import MlflowClient as Mlflow
@@ -45,22 +47,22 @@ class MlflowClient:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # else MLflow 3 refuses folders
             uri = (run_dir.parent / "mlruns").absolute().as_uri()
         self._mlflow = Mlflow(uri)
-        if not run_id:
+        self._run_id = run_id or self._run_id
+        if not self._run_id:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             experiment = self._mlflow.get_experiment_by_name(name)
             number = experiment.experiment_id if experiment else self._mlflow.create_experiment(name)
-            run_id = self._mlflow.create_run(number, run_name=run_dir.name).info.run_id
-            self._params(run_id, config)
-        self._mlflow.update_run(run_id, status="RUNNING")
-        self._run_id = run_id
-        return run_id
+            self._run_id = self._mlflow.create_run(number, run_name=run_dir.name).info.run_id
+        self._mlflow.update_run(self._run_id, status="RUNNING")
+        return self._run_id
 
-    def _params(self, run_id: str, config: Mapping[str, Any]) -> None:
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """The config as params."""
         from mlflow.entities import Param
 
         params = [Param(key, str(value)) for key, value in flat_params(config).items()]
         for first in range(0, len(params), PARAMS_AT_ONCE):
-            self._mlflow.log_batch(run_id, params=params[first : first + PARAMS_AT_ONCE])
+            self._mlflow.log_batch(self._run_id, params=params[first : first + PARAMS_AT_ONCE])
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row."""
@@ -81,19 +83,25 @@ class MlflowClient:
 class WandbClient:
     """Weights & Biases; `step` is a metric of its own, so that a resumed run may log a step again."""
 
+    _run_id = ""
+
     def start(self, run_dir: Path, config: Mapping[str, Any], run_id: str) -> str:
         """Begin or go on."""
         import wandb
 
         self._wandb = wandb
+        self._run_id = run_id or self._run_id or secrets.token_hex(4)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT), name=run_dir.name, dir=str(run_dir),
-            id=run_id or secrets.token_hex(4), resume="allow", config=dict(config),
+            id=self._run_id, resume="allow", config=dict(config),
             settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         return str(self._run.id)
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Nothing: the start said it."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row."""

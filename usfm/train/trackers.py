@@ -1,7 +1,8 @@
 """Experiment trackers: MLflow and Weights & Biases. A tracker never stops or slows a run.
 
 Rows and pictures go into a queue; one thread per tracker sends them. A server that does not answer is said once and
-tried again; what does not fit into the queue meanwhile is dropped, the oldest first. `metrics.jsonl` has it all.
+tried again. Dropped is an entry that failed `TRIES` times, so that one which the server refuses does not hold up
+the others, and what does not fit into the queue, the oldest first. `metrics.jsonl` has it all.
 """
 
 import importlib.util
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usfm.errors import ConfigError
+from usfm.train.durable import write_text
 
 __all__ = ["Client", "Tracker", "TrackerName", "open_trackers", "require_trackers", "wanted_trackers"]
 
@@ -24,6 +26,7 @@ TrackerName = Literal["none", "mlflow", "wandb"]
 Pixels = npt.NDArray[np.uint8]
 QUEUE = 2_000
 RETRY_S = 15.0
+TRIES = 5
 CLOSE_S = 60.0
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,13 @@ class Client(Protocol):
     """A tracker's own calls; any of them may block or raise anything."""
 
     def start(self, run_dir: Path, config: Mapping[str, Any], run_id: str) -> str:
-        """Begin a run, or go on with `run_id` ("" = a new one); returns its id."""
+        """Begin a run, or go on with `run_id` ("" = a new one); returns its id.
+
+        Called again after it raised, with the same arguments; a run that it had made by then is gone on with.
+        """
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Called once for a new run, after its id is kept: what `start` did not say of the config."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row."""
@@ -82,8 +91,10 @@ class Tracker:
         self._todo: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
         self._closing, self._dropped, self._warned = threading.Event(), 0, False
+        self._started = self._is_new = self._refused = False
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._put(self._start)
+        self._put(self._describe)
         self._thread.start()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -108,12 +119,14 @@ class Tracker:
     def _put(self, call: Callable[[], object]) -> None:
         with self._changed:
             if len(self._todo) >= QUEUE:
-                del self._todo[1]  # the first one may be on its way, and may be the start
+                # the first one may be on its way; before the start, the first two are start and description
+                del self._todo[1 if self._started else 2]
                 self._dropped += 1
             self._todo.append(call)
             self._changed.notify()
 
     def _work(self) -> None:
+        failures = 0  # of the first entry
         while True:
             with self._changed:
                 while not self._todo and not self._closing.is_set():
@@ -132,10 +145,21 @@ class Tracker:
                     self._warned = True
                 if self._closing.is_set():
                     return
-                self._closing.wait(RETRY_S)
-                continue
+                failures += 1
+                if failures < TRIES or not self._started:  # without a run nothing could be sent
+                    self._closing.wait(RETRY_S)
+                    continue
+                self._drop(error)
+            failures = 0
             with self._changed:
                 self._todo.popleft()
+
+    def _drop(self, error: Exception) -> None:
+        if not self._refused:
+            text = "tracker %s: an entry failed %d times and is dropped, as later ones will be: %s: %s"
+            log.warning(text, self.name, TRIES, type(error).__name__, error)
+            self._refused = True
+        self._dropped += 1
 
     def _start(self) -> None:
         """Begin or go on; the run's folder remembers the tracker's id of the run."""
@@ -144,4 +168,10 @@ class Tracker:
         found = self._client.start(self._run_dir, self._config, known.get(self.name, ""))
         if known.get(self.name) != found:
             known[self.name] = found
-            path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(known, indent=1) + "\n")
+            self._is_new = True
+        self._started = True
+
+    def _describe(self) -> None:
+        if self._is_new:
+            self._client.describe(self._config)
