@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from chaos.local_cluster import LocalCluster, kill
+from chaos.paced import PACE_S
 from chaos.storage import RunStorage, ShardServer
 from chaos.watched_job import WatchedJob
 
@@ -76,6 +77,11 @@ class Scene:
         threading.Event().wait(seconds)
         return seconds
 
+    def some_steps(self, least: int, most: int) -> float:
+        """Pass the time that a random number of steps takes at this job's pace; returns the seconds."""
+        steps_s = float(self.dice.integers(least, most + 1)) * self.job.step_s
+        return self.some_seconds(steps_s, steps_s)
+
 
 def worker_killed(scene: Scene, before: int) -> Happened:
     """SIGKILL to one of the processes that train."""
@@ -109,10 +115,7 @@ def driver_killed(scene: Scene, before: int) -> Happened:
 
 def submitted_twice(scene: Scene, before: int) -> Happened:
     """The command is submitted again while it runs; the newer submission goes on."""
-    older = scene.job._process
-    scene.job.submit()
-    assert older is not None
-    ended = older.wait(240)
+    ended = scene.job.submit_beside()
     assert ended == 2, scene.job.output()[-3000:]
     assert "taken over by a newer submission" in scene.job.output()
     before = scene.job.step
@@ -120,13 +123,13 @@ def submitted_twice(scene: Scene, before: int) -> Happened:
 
 
 def disk_full(scene: Scene, before: int) -> Happened:
-    """No byte fits on the run's storage for some seconds, in which saves are due."""
+    """No byte fits on the run's storage for some steps, in which saves are due."""
     writer, problems = scene.the_writer(), _problems(scene.job.run_dir)
     before = scene.job.step
     with scene.storage.full(writer):
         whole = find_checkpoint(scene.job.run_dir)[0]
         assert whole is not None
-        passed = scene.some_seconds(5, 9)
+        passed = scene.some_steps(12, 24)
         assert find_checkpoint(scene.job.run_dir)[0] is not None  # the one before stays
     recovery = scene.saved_on(scene.job.saved)
     scene.job.until(lambda: _problems(scene.job.run_dir) > problems, "problem written down")
@@ -134,27 +137,27 @@ def disk_full(scene: Scene, before: int) -> Happened:
     return Happened("disk full", before, recovery, f"for {passed:.1f} s; nothing restarted")
 
 
-def storage_away(scene: Scene, before: int, seconds: tuple[float, float] = (5.0, 20.0)) -> Happened:
+def storage_away(scene: Scene, before: int, steps: tuple[int, int] = (20, 60)) -> Happened:
     """The run's folder is away for a while: reading finds nothing, writing is refused."""
     writer, saved = scene.the_writer(), scene.job.saved
     before = scene.job.step
     with scene.storage.away(scene.job.run_dir, writer):
-        passed = scene.some_seconds(*seconds)
+        passed = scene.some_steps(*steps)
     recovery = scene.saved_on(max(saved, scene.job.saved))
     assert writer.is_running()
     return Happened("storage away", before, recovery, f"for {passed:.1f} s; nothing restarted")
 
 
 def storage_away_a_minute(scene: Scene, before: int) -> Happened:
-    """The same for a minute."""
-    happened = storage_away(scene, before, (60.0, 60.0))
+    """The same for a minute, as long as steps take `PACE_S`."""
+    happened = storage_away(scene, before, (round(60 / PACE_S), round(60 / PACE_S)))
     return Happened("storage away a minute", happened.step, happened.recovery_s, happened.note)
 
 
 def killed_in_a_save(scene: Scene, before: int) -> Happened:
     """The writer is stopped while a checkpoint is half written, looked at, and killed."""
-    run_dir = scene.job.run_dir
-    until = time.monotonic() + 120
+    run_dir, patience_s = scene.job.run_dir, scene.job.patience_s
+    until = time.monotonic() + patience_s
     while time.monotonic() < until:
         writer = scene.the_writer()
         partial = _half_written(run_dir, until)
@@ -163,7 +166,7 @@ def killed_in_a_save(scene: Scene, before: int) -> Happened:
             break
         os.kill(writer.pid, signal.SIGCONT)  # it was faster; wait for the next one
     else:
-        raise AssertionError("no save could be met half way in 120 s")
+        raise AssertionError(f"no save could be met half way in {patience_s:.0f} s")
     whole, reasons = find_checkpoint(run_dir)
     assert reasons == []  # nobody takes the half one for a checkpoint
     found = sorted(path.name for path in partial.iterdir()) if partial.exists() else []

@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine, whose nodes and workers can be killed."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -26,8 +27,12 @@ class LocalCluster:
         head = {"num_cpus": 0, "object_store_memory": 200 << 20, "include_dashboard": True, "dashboard_port": 0}
         self._cluster = Cluster(initialize_head=True, head_node_args=head, connect=False)
         self._nodes: list[Any] = []
-        for _ in range(nodes):
-            self.add_node()
+        try:
+            for _ in range(nodes):
+                self.add_node()
+        except BaseException:
+            self.shutdown()
+            raise
 
     @property
     def address(self) -> str:
@@ -58,17 +63,31 @@ class LocalCluster:
                 continue
         return None
 
+    def clear_away_workers(self) -> None:
+        """Kill the processes that train, also one that an event left stopped; their driver must be dead."""
+        while workers := self.workers():
+            for worker in workers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    kill(worker)
+
     def shutdown(self) -> None:
-        """Kill everything."""
+        """Kill everything, also a worker that an event left stopped, which would not notice the end."""
+        below = [process for node in self._nodes for process in _children_of(node)]
         self._cluster.shutdown()
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _workers_of(node: Any) -> list[psutil.Process]:
+    return [process for process in _children_of(node) if "RayTrainWorker" in _title(process)]
+
+
+def _children_of(node: Any) -> list[psutil.Process]:
     try:
-        children = psutil.Process(node.all_processes["raylet"][0].process.pid).children()
+        return psutil.Process(node.all_processes["raylet"][0].process.pid).children()
     except psutil.NoSuchProcess:
         return []
-    return [process for process in children if "RayTrainWorker" in _title(process)]
 
 
 def _title(process: psutil.Process) -> str:

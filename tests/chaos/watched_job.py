@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from chaos.paced import PACE_S
 
 from usfm.train.checkpoint import find_checkpoint
 from usfm.train.journal import last_row, read_journal
@@ -51,26 +52,53 @@ def sample_stream(run_dir: Path) -> list[tuple[Any, ...]]:
 class WatchedJob:
     """Starts the job and looks at what it writes."""
 
-    def __init__(self, address: str, config: dict[str, Any], log: Path) -> None:
-        self.run_dir, self._log = Path(config["run_dir"]), log
-        self._environment = {**os.environ, "RAY_ADDRESS": address}
+    def __init__(
+        self, address: str, config: dict[str, Any], log: Path, patience_s: float, paced: bool = True
+    ) -> None:
+        """Prepare.
+
+        Args:
+            address: of the cluster.
+            config: of the job.
+            log: file for what the command prints.
+            patience_s: how long anything is waited for.
+            paced: steps take at least `PACE_S`.
+        """
+        self.run_dir, self._log, self.patience_s = Path(config["run_dir"]), log, patience_s
+        self._module = "chaos.paced" if paced else "ray_jobs.pretrain"
+        self._environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT / "tests")}
         self._recipe = log.with_suffix(".yaml")
         self._recipe.write_text(yaml.safe_dump(config))
         self._process: subprocess.Popen[bytes] | None = None
+        self._submitted: list[subprocess.Popen[bytes]] = []
 
     def submit(self, *overrides: str) -> None:
         """Run the command."""
-        command = [sys.executable, "-m", "ray_jobs.pretrain", "--config", str(self._recipe), *overrides]
+        command = [sys.executable, "-m", self._module, "--config", str(self._recipe), *overrides]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=self._environment
             )
+        self._submitted.append(self._process)
 
     def kill_driver(self) -> None:
         """SIGKILL to the command."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(10)
+
+    def submit_beside(self) -> int:
+        """Run the command while it runs; returns the exit status of the older one when it has ended."""
+        older = self._process
+        self.submit()
+        assert older is not None
+        return older.wait(self.patience_s)
+
+    def clear_away(self) -> None:
+        """Kill every command that was submitted and still runs."""
+        for process in self._submitted:
+            process.kill()
+            process.wait(10)
 
     @property
     def step(self) -> int:
@@ -79,20 +107,24 @@ class WatchedJob:
         return int(row["step"]) if row else 0
 
     @property
+    def step_s(self) -> float:
+        """How long a step takes now."""
+        row = last_row(self.run_dir)
+        assert row is not None
+        return max(PACE_S, row["samples"] / row["step"] / row["images_per_s"])
+
+    @property
     def saved(self) -> int:
         """Step of the newest whole checkpoint; 0 where there is none."""
         found = find_checkpoint(self.run_dir)[0]
         return int(found.name.removeprefix("step-")) if found else 0
 
-    def until(
-        self, condition: Callable[[], bool], what: str, timeout_s: float = 600.0, running: bool = True
-    ) -> float:
+    def until(self, condition: Callable[[], bool], what: str, running: bool = True) -> float:
         """Wait; returns the seconds it took.
 
         Args:
             condition: asked fifty times a second.
             what: is waited for, for the message.
-            timeout_s: for how long.
             running: the job must not end meanwhile.
 
         Raises:
@@ -103,16 +135,19 @@ class WatchedJob:
             assert self._process is not None
             if running and (ended := self._process.poll()) is not None and not condition():
                 raise AssertionError(f"the job ended with {ended} before {what}:\n{self.output()[-3000:]}")
-            if time.monotonic() - began > timeout_s:
-                raise AssertionError(f"no {what} in {timeout_s:.0f} s:\n{self.output()[-3000:]}")
+            if time.monotonic() - began > self.patience_s:
+                raise AssertionError(f"no {what} in {self.patience_s:.0f} s:\n{self.output()[-3000:]}")
             pause.wait(POLL_S)
         return time.monotonic() - began
 
-    def finish(self, timeout_s: float = 300.0) -> None:
-        """Wait for the job's good end."""
+    def finish(self) -> None:
+        """Wait for the job's good end; how long its steps take is known, beside them it may take `patience_s`."""
         assert self._process is not None
-        ended = self._process.wait(timeout_s)
-        assert ended == 0, self.output()[-3000:]
+        job = self._process
+        while job.poll() is None:
+            before = self.step
+            self.until(lambda at=before: self.step > at or job.poll() is not None, f"step after {before}", False)
+        assert job.returncode == 0, self.output()[-3000:]
 
     def output(self) -> str:
         """All that was printed."""
