@@ -17,12 +17,13 @@ from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, RunTakenOver, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
 from usfm.train.observe.check import check_observing
-from usfm.train.ownership import claim, is_owner, leave_when_taken
+from usfm.train.ownership import claim, claim_start, is_owner, leave_when_taken
 from usfm.train.pretrain import pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes, without_data
-from usfm.train.pretrain_step import REPLACED
+from usfm.train.replaced import REPLACED
 from usfm.train.rundir import open_run
 from usfm.train.start import check_start, pinned
+from usfm.train.there import while_there
 from usfm.train.together import together
 
 __all__ = ["PretrainJobConfig", "main", "plan", "run"]
@@ -206,17 +207,16 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
     run_dir, mark = Path(config.run_dir), values["mark"]
     context = RayContext()
     try:
-        # a storage that is away looks like a run without checkpoints, which would start from the beginning
-        patiently(lambda: _check_there(run_dir), str(run_dir))
-        together(context, lambda: _check_owner(run_dir, mark))
+        together(context, lambda: while_there(run_dir, lambda: _check_owner(run_dir, mark)))
         if context.rank == 0:
-            leave_when_taken(run_dir, mark)
+            leave_when_taken(run_dir, mark, while_there(run_dir, lambda: claim_start(run_dir)))
         return pretrain(
             config,
             context,
             lambda stream, plan: worker_feed(
                 config, stream, plan, context.rank, context.world_size, context.decode_threads
             ),
+            opened=True,
         )
     except tuple(FATAL.values()) as error:
         # every worker meets these (see `together`), and a restart would meet them again
@@ -226,11 +226,6 @@ def _train_worker(values: dict[str, Any]) -> dict[str, Any]:
 def _check_owner(run_dir: Path, mark: str) -> None:
     if not is_owner(run_dir, mark):
         raise RunTakenOver(f"{run_dir} was taken over by a newer submission of this job, which goes on with it")
-
-
-def _check_there(run_dir: Path) -> None:
-    if not (run_dir / "config.yaml").exists():
-        raise OSError("the run's config.yaml is not there; is the storage of runs mounted on this node?")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

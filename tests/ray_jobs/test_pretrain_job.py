@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ray_jobs.pretrain_progress import Problems
 from usfm.config import load_config
 from usfm.errors import ConfigError
 from usfm.train.checkpoint_writer import PROBLEMS
-from usfm.train.ownership import OWNER, claim, is_owner
+from usfm.train.ownership import OWNER, claim, claim_start, is_owner
 from usfm.train.rundir import open_run, read_config
 
 
@@ -92,21 +93,23 @@ def test_problems_since_the_start_are_said_once_and_whole(tmp_path: Path) -> Non
     assert problems.new() == []
 
 
-def test_the_newest_claim_owns_the_run_and_others_leave(tmp_path: Path) -> None:
-    first = claim(tmp_path)
+@pytest.mark.parametrize("newer", [claim, claim_start])
+def test_the_newest_claim_owns_the_run_and_others_leave(tmp_path: Path, newer: Callable[[Path], str]) -> None:
+    first, start = claim(tmp_path), claim_start(tmp_path)
     assert is_owner(tmp_path, first)
     program = (
         "import sys, threading; from pathlib import Path; from usfm.train.ownership import leave_when_taken; "
-        "leave_when_taken(Path(sys.argv[1]), sys.argv[2]); print('on', flush=True); threading.Event().wait(60)"
+        "leave_when_taken(Path(sys.argv[1]), *sys.argv[2:]); print('on', flush=True); threading.Event().wait(60)"
     )
-    command = [sys.executable, "-c", program, str(tmp_path), first]
+    command = [sys.executable, "-c", program, str(tmp_path), first, start]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as worker:
         assert worker.stdout.readline() == b"on\n"
         (tmp_path / OWNER).rename(tmp_path / "away")  # a storage that is away takes nothing over
         with pytest.raises(subprocess.TimeoutExpired):
             worker.wait(1.5)
         (tmp_path / "away").rename(tmp_path / OWNER)
-        second = claim(tmp_path)
+        newest = newer(tmp_path)
         assert worker.wait(20) == 1
-    assert not is_owner(tmp_path, first)
-    assert is_owner(tmp_path, second)
+    # the same submission may start its workers again; then it is this one's node that was cut off
+    assert is_owner(tmp_path, newest if newer is claim else first)
+    assert is_owner(tmp_path, first) == (newer is claim_start)

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from usfm.data.patience import patiently
 from usfm.train.board import Board
 from usfm.train.durable import LEFTOVER
-from usfm.train.row_file import RowFile
+from usfm.train.row_file import RowFile, rows_up_to
+from usfm.train.there import while_there
 from usfm.train.trackers import Tracker
 
 __all__ = ["Journal", "append_row", "last_row", "read_journal", "rows_until", "scalars_of"]
@@ -49,6 +50,7 @@ class Journal:
         writes: bool = True,
         unwritten: Iterable[Mapping[str, Any]] = (),
         trackers: Sequence[Tracker] = (),
+        opened: bool = False,
     ) -> None:
         """Open the journal; use it in a `with` block.
 
@@ -58,14 +60,17 @@ class Journal:
             writes: False on all workers but one, where every call does nothing.
             unwritten: rows up to `resume_step` that the checkpoint kept because the file did not take them.
             trackers: get every row and picture too; closed with the journal.
+            opened: the folder was made with `open_run`; if it looks otherwise its storage is waited for.
         """
         self._writes, self._trackers = writes, trackers
         if not writes:
             return
-        run_dir.mkdir(parents=True, exist_ok=True)
+        if not opened:
+            run_dir.mkdir(parents=True, exist_ok=True)
         self._run_dir = run_dir
-        keep_bytes, last = _end_of(run_dir / JOURNAL, resume_step)
-        self._rows = RowFile(run_dir / JOURNAL, keep_bytes)
+        path = run_dir / JOURNAL
+        keep_bytes, last = while_there(run_dir, lambda: rows_up_to(path, resume_step), opened)
+        self._rows = RowFile(path, keep_bytes)
         self._rows.flush()
         for row in unwritten:
             if last < row["step"] <= resume_step:
@@ -137,20 +142,6 @@ class Journal:
     def _flush_or_raise(self) -> None:
         if not self._rows.flush():
             raise OSError("it does not take them")
-
-
-def _end_of(path: Path, step: int) -> tuple[int, int]:
-    """Bytes of the rows up to a step, and the last of these steps (0 where there are none)."""
-    size, last = 0, 0
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n") or (number := json.loads(line)["step"]) > step:
-                    break
-                size, last = size + len(line), number
-    except FileNotFoundError:
-        pass
-    return size, last
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from usfm.train.optim import make_optimizer
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes
 from usfm.train.pretrain_step import MicroBatch, PretrainStep
 from usfm.train.start import begin
+from usfm.train.there import while_there
 from usfm.train.together import together
 from usfm.train.trackers import Tracker, open_trackers
 
@@ -48,6 +49,7 @@ def pretrain(
     context: WorkerContext,
     feed_of: Callable[[ImageStream, PretrainPlan], Feed],
     stop_after: int | None = None,
+    opened: bool = False,
 ) -> dict[str, Any]:
     """Run, or go on with, a pre-training run on this worker.
 
@@ -56,6 +58,8 @@ def pretrain(
         context: this worker.
         feed_of: makes this worker's feed from stream and plan.
         stop_after: end after this many steps of the schedule, with a checkpoint (an interruption, for tests).
+        opened: the run's folder was made with `open_run`. Where it looks otherwise, its storage is away: that is
+            waited for, so that no run that has checkpoints starts from nothing.
 
     Returns:
         The last row of metrics.
@@ -72,11 +76,15 @@ def pretrain(
     torch.manual_seed(stream_key(config.seed, "init"))
     objective = OBJECTIVES[config.objective.kind](config.encoder, config.objective, config.seed).to(context.device)
     optimizer = make_optimizer(objective, config.optim)
-    found = _agreed(context, run_dir)
-    start = together(context, lambda: begin(found, config.start, objective, optimizer, identity))
-    saved = read_state(found) if found else {}
+    found = _agreed(context, run_dir, opened)
+
+    def load() -> tuple[int, dict[str, Any]]:
+        saved = read_state(found) if found else {}
+        return begin(found, config.start, objective, optimizer, identity), saved
+
+    start, saved = together(context, lambda: while_there(run_dir, load, opened))
     unwritten = saved.get("unwritten", ())
-    step_of = PretrainStep(config, plan, context, stream, objective, optimizer)
+    step_of = PretrainStep(config, plan, context, stream, objective, optimizer, start)
     step_of.refusals.in_a_row = int(saved.get("refused_in_a_row", 0))
     observers = together(context, lambda: Observers(config, plan, context, objective, start, unwritten))
     step_of.watch = observers.gradients
@@ -85,7 +93,7 @@ def pretrain(
     row: dict[str, Any] = {}
     first = context.rank == 0
     with (
-        Journal(run_dir, start, first, unwritten, _trackers(config, first)) as journal,
+        Journal(run_dir, start, first, unwritten, _trackers(config, first), opened) as journal,
         CheckpointWriter(run_dir, config.keep_checkpoints, writes=first) as checkpoints,
     ):
         for step in range(start, end):
@@ -106,9 +114,11 @@ def _trackers(config: PretrainConfig, first: bool) -> list[Tracker]:
     return open_trackers(config.tracker, Path(config.run_dir), config.model_dump(mode="json")) if first else []
 
 
-def _agreed(context: WorkerContext, run_dir: Path) -> Path | None:
+def _agreed(context: WorkerContext, run_dir: Path, opened: bool) -> Path | None:
     """The checkpoint that rank 0 found: a shared folder may show a worker on another node an older state."""
-    found = latest_checkpoint(run_dir) if context.rank == 0 else None
+    found = None
+    if context.rank == 0:
+        found = while_there(run_dir, lambda: latest_checkpoint(run_dir), opened)
     step = int(found.name.removeprefix("step-")) if found else 0
     agreed = int(context.sum(torch.tensor([step], device=context.device))[0])
     folder = checkpoint_folder(run_dir, agreed) if agreed else None

@@ -25,12 +25,9 @@ from usfm.train.parallel import accumulating, gathered, prepare, spread
 from usfm.train.prefetch import MicroBatch, Prefetch
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, uses_bf16
 from usfm.train.refused import Refusals, lane_seed
-from usfm.train.row_file import RowFile
+from usfm.train.replaced import replaced_rows
 
-__all__ = ["REPLACED", "MicroBatch", "PretrainStep"]
-
-REPLACED = "replaced"
-"""Folder of a run that lists samples whose shard was missing or damaged."""
+__all__ = ["MicroBatch", "PretrainStep"]
 
 
 def _nobody(step: int) -> None:
@@ -48,6 +45,7 @@ class PretrainStep:
         stream: ImageStream,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
+        start: int = 0,
     ) -> None:
         """Spread the objective over workers.
 
@@ -58,14 +56,14 @@ class PretrainStep:
             stream: for reports to a person: ids and shards of samples.
             objective: unwrapped, with its weights loaded.
             optimizer: over its parameters, with its state loaded.
+            start: first step that is going to be taken, 0-based.
         """
         self.config, self.plan, self.context, self.stream = config, plan, context, stream
         self.objective, self.optimizer = objective, optimizer
         prepare(objective, config.speed)
         self.model: nn.Module = spread(objective, optimizer, config.speed, context)
         self.prefetch = Prefetch(context.device)
-        replaced = Path(config.run_dir) / REPLACED / f"rank-{context.rank}.jsonl"
-        self.replaced = RowFile(replaced, make_folder=True)
+        self.replaced = replaced_rows(Path(config.run_dir), context.rank, context.world_size, start)
         self.watch: Callable[[int], None] = _nobody
         self.refusals = Refusals(config, context, stream, objective)
         self.bf16 = uses_bf16(config, context.device)

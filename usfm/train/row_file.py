@@ -10,7 +10,7 @@ from typing import Any
 
 from usfm.train.durable import sync
 
-__all__ = ["RowFile"]
+__all__ = ["RowFile", "rows_up_to"]
 
 log = logging.getLogger(__name__)
 TAIL_BYTES = 1 << 20  # longer than any row
@@ -94,6 +94,29 @@ class RowFile:
             self._size += len(data)
         finally:
             os.close(handle)
+
+
+def rows_up_to(path: Path, step: int) -> tuple[int | None, int]:
+    """Where a file of rows with increasing steps has to be cut to go on after a step.
+
+    Args:
+        path: the file.
+        step: the last one whose rows stay.
+
+    Returns:
+        Bytes of these rows, None where there is no file: it may be away, and must not be cut to nothing when it is
+        back. Then the last of these steps, 0 where there is none.
+    """
+    size, last = 0, 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n") or (number := json.loads(line)["step"]) > step:
+                    break
+                size, last = size + len(line), number
+    except FileNotFoundError:
+        return None, 0
+    return size, last
 
 
 def _whole_lines(handle: int, size: int) -> int:

@@ -138,6 +138,7 @@ def _run(config: PretrainConfig, context: TorchrunContext, stop_after: int | Non
         context,
         lambda stream, plan: threaded_feed(stream, plan, config, context, context.decode_threads),
         stop_after,
+        opened=True,
     )
 
 
