@@ -16,7 +16,7 @@ from usfm.data.patience import patiently
 from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, RunTakenOver, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
-from usfm.train.observe.check import check_observing
+from usfm.train.observe.check import check_observing, for_workers
 from usfm.train.ownership import claim, claim_start, is_owner, leave_when_taken
 from usfm.train.pretrain import pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes, without_data
@@ -144,7 +144,8 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     shards = absolute(config.data.shards)  # workers have other working directories
     start = pinned(config.start, run_dir)
     data = config.data.model_copy(update={"shards": shards})
-    config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start})
+    observe = for_workers(config.observe)
+    config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start, "observe": observe})
     derived = _derive(config, ImageStream(config.data, config.seed))
     check_observing(config)
     _resume_step(

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ray_jobs import pretrain as job
 from ray_jobs.cluster import RAY_ENVIRONMENT, START_TIMEOUT, set_start_timeout
 from ray_jobs.console import Console
 from ray_jobs.pretrain import PretrainJobConfig, plan, run
 from ray_jobs.pretrain_progress import Problems
 from usfm.config import load_config
-from usfm.errors import ConfigError
+from usfm.errors import ConfigError, EnvironmentProblem
 from usfm.train.checkpoint_writer import PROBLEMS
 from usfm.train.ownership import OWNER, claim, claim_start, is_owner
 from usfm.train.rundir import open_run, read_config
@@ -50,6 +51,20 @@ def test_a_misspelt_probe_task_is_refused_by_the_driver(small_shards: Path, tmp_
     assert not (tmp_path / "run").exists()
     assert plan(config_of(small_shards, tmp_path, f"observe.probe.tasks=[{task % 'b'}]"))["resumes_at_step"] == 0
     plan(config.model_copy(update={"observe": config.observe.model_copy(update={"every": 0})}))  # nobody looks
+
+
+def test_workers_find_the_probes_shards_from_elsewhere(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_cluster(*_: object) -> None:
+        raise EnvironmentProblem("no cluster here")
+
+    monkeypatch.setattr(job, "connect", no_cluster)
+    monkeypatch.chdir(small_shards.parent)
+    config = config_of(Path(small_shards.name), tmp_path / "run", f"observe.probe.shards={small_shards.name}")
+    with pytest.raises(EnvironmentProblem, match="no cluster here"):
+        run(config, Console())
+    assert read_config(tmp_path / "run")["observe"]["probe"]["shards"] == str(small_shards)
 
 
 @pytest.mark.parametrize("value", ["[2, 1]", "[0, 2]", "0", "[1, 2, 3]"])

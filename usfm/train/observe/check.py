@@ -1,9 +1,11 @@
 """What a driver checks of the observations before it starts workers."""
 
+from usfm.data.location import absolute
 from usfm.data.probe_set import check_tasks
+from usfm.train.observe.config import ObserveConfig
 from usfm.train.pretrain_plan import PretrainConfig
 
-__all__ = ["check_observing"]
+__all__ = ["check_observing", "for_workers"]
 
 
 def check_observing(config: PretrainConfig) -> None:
@@ -16,3 +18,11 @@ def check_observing(config: PretrainConfig) -> None:
     asked = config.observe.probe
     if config.observe.every > 0 and asked is not None:
         check_tasks(asked.shards or config.data.shards, asked.tasks, config.data.cache)
+
+
+def for_workers(observe: ObserveConfig) -> ObserveConfig:
+    """The same for processes with another working directory."""
+    if observe.probe is None or observe.probe.shards is None:
+        return observe
+    probe = observe.probe.model_copy(update={"shards": absolute(observe.probe.shards)})
+    return observe.model_copy(update={"probe": probe})
