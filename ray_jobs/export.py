@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
 from usfm.data.cleaning.config import prepared_as
-from usfm.data.shard_reader import ShardReader
+from usfm.data.shards import ShardIndex
 from usfm.data.stream import StreamConfig
 from usfm.errors import CheckpointError
 from usfm.models.bundle import SPEC, WEIGHTS, BundleSpec, save_bundle
@@ -19,6 +18,7 @@ from usfm.models.encoder import Encoder
 from usfm.models.onnx_file import write_onnx
 from usfm.report.model_card import RunRecord, model_card
 from usfm.train.checkpoint import latest_checkpoint, read_state
+from usfm.train.inheritance import inherited, ledger_of
 from usfm.train.initial_weights import encoder_config_of, load_encoder
 from usfm.train.journal import rows_until
 from usfm.train.rundir import read_config
@@ -72,9 +72,9 @@ def _checkpoint(config: ExportConfig) -> Path:
 
 
 def run(config: ExportConfig, console: Console) -> Path:
-    """Write the bundle and its model card; licences are those of every row that the run could draw.
+    """Write the bundle and its model card.
 
-    Weights and numbers are those of one checkpoint, while the run may go on.
+    Licences are those of every row that the run, and the runs from which it began, could draw. Weights and numbers are those of one checkpoint, while the run may go on.
 
     Raises:
         CheckpointError: the run has no whole checkpoint, or the ONNX file differs from torch.
@@ -85,21 +85,15 @@ def run(config: ExportConfig, console: Console) -> Path:
     encoder = Encoder(encoder_config_of(checkpoint))
     load_encoder(encoder, checkpoint, config.averaged)
     data = StreamConfig.build(read_config(source)["data"])
-    reader = ShardReader(data.shards)
-    files = reader.index.select(data.split, data.sampling.organs, data.sampling.exclude_organs)
-    rows = reader.table([file for of_organ in files.values() for file in of_organ]).select(["source", "licence"])
-    items = Counter(zip(rows["source"].to_pylist(), rows["licence"].to_pylist(), strict=True))
-    by_source: Counter[str] = Counter()
-    for (name, _), count in items.items():
-        by_source[name] += count
+    items, whole = ledger_of(data), inherited(checkpoint)
     spec = BundleSpec(
         kind="embedding",
         name=config.name,
         encoder=encoder.config,
         canvas_px=data.canvas_px,
-        **prepared_as(reader.index.prepare),
-        licences=sorted({licence for _, licence in items}),
-        trained_on=dict(sorted(by_source.items())),
+        **prepared_as(ShardIndex.load(data.shards).prepare),
+        licences=whole.licences,
+        trained_on=whole.trained_on,
         metrics={"pretraining_samples": state["samples"]},
     )
     spec = save_bundle(config.folder, encoder, spec)
@@ -113,6 +107,7 @@ def run(config: ExportConfig, console: Console) -> Path:
         environment=_document(source / "environment.json"),
         rows=list(rows_until(source, state["step"], state.get("unwritten", ()))),
         items=items,
+        begun_from=whole.begun_from[1:],
         parameters=sum(p.numel() for p in encoder.parameters()),
         onnx_difference=difference,
     )

@@ -26,6 +26,7 @@ class RunRecord:
         environment: environment.json; {} = not there.
         rows: of metrics.jsonl up to the exported checkpoint, in order.
         items: (source, licence) -> rows of the training split that the run could draw.
+        begun_from: where the run's first weights came from, the nearest first; empty = random.
         parameters: of the encoder.
         onnx_difference: largest difference of model.onnx from torch; None = no such file.
     """
@@ -36,6 +37,7 @@ class RunRecord:
     rows: Sequence[Mapping[str, Any]]
     items: Mapping[tuple[str, str], int]
     parameters: int
+    begun_from: Sequence[str] = ()
     onnx_difference: float | None = None
 
 
@@ -52,6 +54,7 @@ def model_card(spec: BundleSpec, run: RunRecord) -> str:
         _usage(spec, run.onnx_difference),
         "## Training data",
         _table(("source", "licence", "flags", "images"), _ledger(run.items)),
+        _origin(spec, run.begun_from),
         "The licences bind whoever uses this model. NC: non-commercial; SA: share-alike; ND: no derivatives.",
         "## Organ mix",
         _table(("organ", "images", "planned share", "drawn", "achieved share"), _mix(run.plan, run.rows)),
@@ -69,6 +72,16 @@ def model_card(spec: BundleSpec, run: RunRecord) -> str:
         + "\n- Nothing here measures bias by age, sex, body or origin: the sources mostly do not state them.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _origin(spec: BundleSpec, begun_from: Sequence[str]) -> str:
+    """What the table above leaves out: the data of earlier runs."""
+    if not begun_from:
+        return "The run began from random weights: it has seen nothing else."
+    return (
+        f"The run began from {' <- '.join(f'`{source}`' for source in begun_from)}. Licences of all data that the "
+        f"weights have seen: {'; '.join(spec.licences)}."
+    )
 
 
 def _usage(spec: BundleSpec, onnx_difference: float | None) -> str:

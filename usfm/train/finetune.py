@@ -25,6 +25,7 @@ from usfm.models.encoder import EncoderConfig
 from usfm.models.heads import TaskModel
 from usfm.rng import generator, stream_key
 from usfm.train.context import WorkerContext
+from usfm.train.inheritance import Inheritance, inherited
 from usfm.train.initial_weights import encoder_config_of, load_encoder, weights_hash
 from usfm.train.journal import Journal
 from usfm.train.optim import OptimConfig, learning_rate, make_optimizer, set_learning_rate
@@ -125,6 +126,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext) -> dict[str, Any]:
     model = TaskModel(encoder, config.task.kind, len(config.task.class_names))
     if config.init != SCRATCH:
         load_encoder(model.encoder, Path(config.init))
+    before = inherited(None if config.init == SCRATCH else Path(config.init))
     model.encoder.requires_grad_(not config.freeze_encoder)
     optimizer = make_optimizer(model, config.optim, config.layer_decay)
     wrapped = context.wrap(model)
@@ -140,7 +142,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext) -> dict[str, Any]:
                 continue
             score = evaluate(model, sets["val"], config.task, encoder.img_px, context.device).value
             if score > best and context.rank == 0:
-                _keep(folder / "best", model, _spec(config, encoder, train, chosen, score))
+                _keep(folder / "best", model, _spec(config, encoder, train, chosen, before, score))
             best = max(best, score)
             if last:
                 # before the last report: a scheduler may end the trial while it is being made
@@ -230,7 +232,12 @@ def _strata(data: LabelledSet, task: TaskConfig) -> list[str]:
 
 
 def _spec(
-    config: FinetuneConfig, encoder: EncoderConfig, data: LabelledSet, chosen: Any, score: float
+    config: FinetuneConfig,
+    encoder: EncoderConfig,
+    data: LabelledSet,
+    chosen: Any,
+    before: Inheritance,
+    score: float,
 ) -> BundleSpec:
     used = [data.sources[n] for n in chosen]
     return BundleSpec(
@@ -240,7 +247,7 @@ def _spec(
         encoder=encoder,
         canvas_px=config.task.canvas_px,
         **prepared_as(ShardIndex.load(config.shards).prepare),
-        licences=sorted({data.licences[n] for n in chosen}),
+        licences=sorted({*before.licences, *(data.licences[n] for n in chosen)}),
         trained_on={source: used.count(source) for source in sorted(set(used))},
         metrics={
             f"val_{METRIC[config.task.kind]}": score,

@@ -1,0 +1,67 @@
+"""Licences travel: through runs that began from one another, bundles and files."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from shard_factory import row
+from test_pretrain import config_of, run
+
+from usfm.data.schema import ROW_SCHEMA
+from usfm.data.shards import write_index, write_shard
+from usfm.errors import CheckpointError
+from usfm.models.bundle import BundleSpec, save_bundle
+from usfm.models.encoder import Encoder
+from usfm.models.weights.report import AUTHORS_SHA256
+from usfm.train.inheritance import AUTHORS_LICENCE, inherited
+from usfm.train.rundir import open_run
+
+
+def shards_of(root: Path, source: str, licence: str) -> Path:
+    """Hearts of one source under one licence."""
+    rows = [row("heart", "train", n) | {"source": source, "licence": licence} for n in range(24)]
+    table = pa.Table.from_pylist(rows, ROW_SCHEMA)
+    write_index(root, "made", [write_shard(root, "train/heart/00000.arrow", "train", "heart", table)])
+    return root
+
+
+def run_of(folder: Path, shards: Path, **values) -> Path:
+    config = config_of(shards, folder, **values)
+    open_run(folder, config, {})
+    run(config, stop_after=1)
+    return folder
+
+
+def test_a_run_that_began_from_another_inherits_its_licences(tmp_path: Path) -> None:
+    first = run_of(tmp_path / "first", shards_of(tmp_path / "a", "camus", "CC BY-NC-SA 4.0"))
+    start = {"source": str(first), "take": "weights"}
+    second = run_of(tmp_path / "second", shards_of(tmp_path / "b", "open", "CC BY 4.0"), start=start)
+    assert inherited(first).licences == ["CC BY-NC-SA 4.0"]
+    whole = inherited(second)
+    assert whole.licences == ["CC BY 4.0", "CC BY-NC-SA 4.0"]
+    assert whole.trained_on == {"camus": 24, "open": 24}
+    assert whole.begun_from == [str(second), str(first)]
+    (tmp_path / "a" / "index.json").unlink()  # the first run's data is gone: said, not forgotten
+    assert inherited(second).licences == ["CC BY 4.0", "not known (data of first)"]
+
+
+def test_a_bundle_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(tmp_path, tmp_path).encoder
+    spec = BundleSpec(kind="embedding", name="e", encoder=config, licences=["CC0-1.0"], trained_on={"x": 3})
+    save_bundle(tmp_path / "bundle", Encoder(config), spec)
+    found = inherited(tmp_path / "bundle")
+    assert (found.licences, found.trained_on) == (["CC0-1.0"], {"x": 3})
+    torch.save({}, tmp_path / "some.pth")
+    assert inherited(tmp_path / "some.pth").licences == ["not stated (some.pth)"]
+    monkeypatch.setattr("usfm.train.inheritance.file_sha256", lambda path: AUTHORS_SHA256)
+    assert inherited(tmp_path / "some.pth").licences == [AUTHORS_LICENCE]
+    assert inherited(None).licences == []
+
+
+def test_runs_in_a_circle_are_refused(tmp_path: Path) -> None:
+    shards = shards_of(tmp_path / "a", "camus", "CC0-1.0")
+    start = {"source": str(tmp_path / "run"), "take": "weights"}
+    open_run(tmp_path / "run", config_of(shards, tmp_path / "run", start=start), {})
+    with pytest.raises(CheckpointError, match="is it a circle"):
+        inherited(tmp_path / "run")

@@ -1,0 +1,80 @@
+"""What a model inherits: licences and sources of all data that its weights have seen, through every earlier run."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from usfm.data.shard_reader import ShardReader
+from usfm.data.stream import StreamConfig
+from usfm.errors import CheckpointError, ConfigError, DataError
+from usfm.models.bundle import SPEC, read_bundle_spec
+from usfm.models.weights.files import file_sha256
+from usfm.models.weights.report import AUTHORS_SHA256
+from usfm.train.checkpoint import STATE
+from usfm.train.rundir import read_config
+
+__all__ = ["Inheritance", "inherited", "ledger_of"]
+
+AUTHORS_LICENCE = "CC BY-NC 4.0 (weights of USFM's authors)"
+LONGEST_CHAIN = 32
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """Of the weights that a run began with.
+
+    Attributes:
+        licences: sorted; what is not known is said in words.
+        trained_on: items by source.
+        begun_from: the sources of weights, the nearest first.
+    """
+
+    licences: list[str] = field(default_factory=list)
+    trained_on: dict[str, int] = field(default_factory=dict)
+    begun_from: list[str] = field(default_factory=list)
+
+
+def ledger_of(data: StreamConfig) -> Counter[tuple[str, str]]:
+    """Rows that a run can draw, counted by (source, licence).
+
+    Raises:
+        ShardError: the shards are missing or damaged.
+    """
+    reader = ShardReader(data.shards)
+    files = reader.index.select(data.split, data.sampling.organs, data.sampling.exclude_organs)
+    rows = reader.table([file for of_organ in files.values() for file in of_organ]).select(["source", "licence"])
+    return Counter(zip(rows["source"].to_pylist(), rows["licence"].to_pylist(), strict=True))
+
+
+def inherited(source: Path | None, depth: int = 0) -> Inheritance:
+    """What weights bring along.
+
+    Args:
+        source: a run, a checkpoint, a bundle or a weight file; None = random weights, which bring nothing.
+        depth: runs already followed.
+
+    Raises:
+        CheckpointError: a run that began from itself.
+    """
+    if source is None:
+        return Inheritance()
+    if depth > LONGEST_CHAIN:
+        raise CheckpointError(f"{source}: more than {LONGEST_CHAIN} runs began from one another; is it a circle?")
+    if (source / SPEC).exists():
+        spec = read_bundle_spec(source)
+        return Inheritance(sorted(spec.licences), dict(spec.trained_on), [str(source)])
+    if not source.is_dir():
+        known = source.exists() and file_sha256(source) == AUTHORS_SHA256
+        return Inheritance([AUTHORS_LICENCE if known else f"not stated ({source.name})"], {}, [str(source)])
+    run_dir = source.parent if (source / STATE).exists() else source
+    try:
+        config = read_config(run_dir)
+        items = ledger_of(StreamConfig.build(config["data"]))
+    except (ConfigError, DataError, KeyError):  # the run or its shards are gone
+        return Inheritance([f"not known (data of {run_dir.name})"], {}, [str(source)])
+    before = inherited(Path(config["start"]["source"]) if config.get("start") else None, depth + 1)
+    trained_on = Counter(before.trained_on)
+    for (name, _), count in items.items():
+        trained_on[name] = max(trained_on[name], count)  # the same rows may have been used twice
+    licences = {*before.licences, *(licence for _, licence in items)}
+    return Inheritance(sorted(licences), dict(sorted(trained_on.items())), [str(source), *before.begun_from])
