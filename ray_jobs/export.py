@@ -74,7 +74,8 @@ def _checkpoint(config: ExportConfig) -> Path:
 def run(config: ExportConfig, console: Console) -> Path:
     """Write the bundle and its model card.
 
-    Licences are those of every row that the run, and the runs from which it began, could draw. Weights and numbers are those of one checkpoint, while the run may go on.
+    Licences are those of every row that the run, and the runs from which it began, could draw. Weights and numbers
+    are those of one checkpoint, while the run may go on.
 
     Raises:
         CheckpointError: the run has no whole checkpoint, or the ONNX file differs from torch.
