@@ -77,10 +77,9 @@ class Scene:
         threading.Event().wait(seconds)
         return seconds
 
-    def some_steps(self, least: int, most: int) -> float:
-        """Pass the time that a random number of steps takes at this job's pace; returns the seconds."""
-        steps_s = float(self.dice.integers(least, most + 1)) * self.job.step_s
-        return self.some_seconds(steps_s, steps_s)
+    def steps_s(self, least: int, most: int) -> float:
+        """Seconds that a random number of steps takes now; to be asked while the rows can be read."""
+        return float(self.dice.integers(least, most + 1)) * self.job.step_s
 
 
 def worker_killed(scene: Scene, before: int) -> Happened:
@@ -125,11 +124,11 @@ def submitted_twice(scene: Scene, before: int) -> Happened:
 def disk_full(scene: Scene, before: int) -> Happened:
     """No byte fits on the run's storage for some steps, in which saves are due."""
     writer, problems = scene.the_writer(), _problems(scene.job.run_dir)
-    before = scene.job.step
+    before, lasts = scene.job.step, scene.steps_s(12, 24)
     with scene.storage.full(writer):
         whole = find_checkpoint(scene.job.run_dir)[0]
         assert whole is not None
-        passed = scene.some_steps(12, 24)
+        passed = scene.some_seconds(lasts, lasts)
         assert find_checkpoint(scene.job.run_dir)[0] is not None  # the one before stays
     recovery = scene.saved_on(scene.job.saved)
     scene.job.until(lambda: _problems(scene.job.run_dir) > problems, "problem written down")
@@ -140,9 +139,9 @@ def disk_full(scene: Scene, before: int) -> Happened:
 def storage_away(scene: Scene, before: int, steps: tuple[int, int] = (20, 60)) -> Happened:
     """The run's folder is away for a while: reading finds nothing, writing is refused."""
     writer, saved = scene.the_writer(), scene.job.saved
-    before = scene.job.step
+    before, lasts = scene.job.step, scene.steps_s(*steps)
     with scene.storage.away(scene.job.run_dir, writer):
-        passed = scene.some_steps(*steps)
+        passed = scene.some_seconds(lasts, lasts)
     recovery = scene.saved_on(max(saved, scene.job.saved))
     assert writer.is_running()
     return Happened("storage away", before, recovery, f"for {passed:.1f} s; nothing restarted")

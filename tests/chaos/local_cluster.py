@@ -67,7 +67,7 @@ class LocalCluster:
         """Kill the processes that train, also one that an event left stopped; their driver must be dead."""
         while workers := self.workers():
             for worker in workers:
-                with contextlib.suppress(psutil.NoSuchProcess):
+                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                     kill(worker)
 
     def shutdown(self) -> None:
