@@ -33,10 +33,10 @@ def plain_run(shards: Path, run_dir: Path, steps: int) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # on a busy machine a start alone may take minutes
 def test_events_change_nothing(small_shards: Path, tmp_path: Path) -> None:
     reference = plain_run(small_shards, tmp_path / "plain", STEPS)
-    with ChaosSession.open(tmp_path, small_shards, patience_s=100) as session:
+    with ChaosSession.open(tmp_path, small_shards, patience_s=240) as session:
         happened = list(session.disturbed("run", STEPS, KINDS, 3, reference, "workers=1"))
     print([event.to_json() for event in happened])
     assert [event.kind for event in happened] == KINDS
