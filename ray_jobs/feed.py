@@ -22,15 +22,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import cv2
 import pyarrow as pa
 import ray.data
-import torch
 from ray.data import DataContext, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback  # the type that the context wants
 
 from ray_jobs.blocks import BlockPlan, BlockReader, cut
 from usfm.data.stream import Arrays, ImageStream
+from usfm.train.prefetch import MicroBatch, as_micro_batch
 from usfm.train.pretrain import Feed
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
-from usfm.train.pretrain_step import MicroBatch
 
 __all__ = ["worker_feed"]
 
@@ -67,15 +66,11 @@ def worker_feed(
             for rows in cut(blocks, config.batch.micro_size):
                 ahead.append(pool.submit(stream.decode, rows))
                 if len(ahead) > threads + 1:
-                    yield _tensors(ahead.popleft().result())
+                    yield as_micro_batch(ahead.popleft().result())
             while ahead:
-                yield _tensors(ahead.popleft().result())
+                yield as_micro_batch(ahead.popleft().result())
 
     return feed
-
-
-def _tensors(arrays: Arrays) -> MicroBatch:
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _blocks(plan: BlockPlan, world_size: int) -> Iterator[pa.Table]:

@@ -15,14 +15,13 @@ import numpy.typing as npt
 from usfm.data.patience import patiently
 from usfm.train.board import Board
 from usfm.train.durable import LEFTOVER
-from usfm.train.row_file import RowFile, rows_up_to
+from usfm.train.row_file import TAIL_BYTES, RowFile, rows_up_to
 from usfm.train.there import while_there
 from usfm.train.trackers import Tracker
 
 __all__ = ["Journal", "append_row", "last_row", "read_journal", "rows_until", "scalars_of"]
 
 JOURNAL = "metrics.jsonl"
-TAIL_BYTES = 1 << 20  # longer than any row
 END_PATIENCE_S = 120.0
 
 

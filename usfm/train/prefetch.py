@@ -1,13 +1,20 @@
 """Micro-batches on the device: on CUDA one ahead, from pinned memory, on a stream of its own; else as they come."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-__all__ = ["MicroBatch", "Prefetch"]
+__all__ = ["MicroBatch", "Prefetch", "as_micro_batch"]
 
 MicroBatch = dict[str, torch.Tensor]
+
+
+def as_micro_batch(arrays: Mapping[str, npt.NDArray[np.int64] | npt.NDArray[np.uint8]]) -> MicroBatch:
+    """Arrays of the stream as tensors that share their memory."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 class Prefetch:

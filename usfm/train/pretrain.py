@@ -19,8 +19,9 @@ from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal
 from usfm.train.observe.observers import Observers
 from usfm.train.optim import make_optimizer
+from usfm.train.prefetch import MicroBatch, as_micro_batch
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes
-from usfm.train.pretrain_step import MicroBatch, PretrainStep
+from usfm.train.pretrain_step import PretrainStep
 from usfm.train.start import begin
 from usfm.train.there import while_there
 from usfm.train.together import together
@@ -39,7 +40,7 @@ def local_feed(stream: ImageStream, plan: PretrainPlan, config: PretrainConfig, 
         for step in range(start, plan.total_steps):
             for lane in range(context.rank, plan.lanes, context.world_size):
                 index = micro_batch_indices(step, lane, plan.lanes, config.batch.micro_size)
-                yield {name: torch.from_numpy(array) for name, array in stream.read(index).items()}
+                yield as_micro_batch(stream.read(index))
 
     return feed
 

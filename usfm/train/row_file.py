@@ -10,7 +10,7 @@ from typing import Any
 
 from usfm.train.durable import sync
 
-__all__ = ["RowFile", "rows_up_to"]
+__all__ = ["TAIL_BYTES", "RowFile", "rows_up_to"]
 
 log = logging.getLogger(__name__)
 TAIL_BYTES = 1 << 20  # longer than any row

@@ -4,11 +4,9 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
 from usfm.data.stream import Arrays, ImageStream, micro_batch_indices
 from usfm.train.context import WorkerContext
-from usfm.train.prefetch import MicroBatch
+from usfm.train.prefetch import MicroBatch, as_micro_batch
 from usfm.train.pretrain import Feed
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 
@@ -36,12 +34,8 @@ def threaded_feed(
                     index = micro_batch_indices(step, lane, plan.lanes, config.batch.micro_size)
                     pending.append(pool.submit(stream.decode, stream.fetch(index)))
                     if len(pending) > threads + 1:
-                        yield _tensors(pending.popleft().result())
+                        yield as_micro_batch(pending.popleft().result())
             while pending:
-                yield _tensors(pending.popleft().result())
+                yield as_micro_batch(pending.popleft().result())
 
     return feed
-
-
-def _tensors(arrays: Arrays) -> MicroBatch:
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
