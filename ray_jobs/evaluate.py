@@ -62,7 +62,7 @@ def run(config: EvaluateConfig, console: Console) -> Path:
     model, spec = load_bundle(Path(config.run_dir) / "best", device)
     data = load_task(shards, task)[config.split]
     with console.stage("evaluate", len(data), "images") as stage:
-        result = evaluate(model, data, task, spec.encoder.img_px, device)
+        result = evaluate(model, data, task, spec.img_px, device)
         stage.to(len(data))
     config.folder.mkdir(parents=True, exist_ok=True)
     document = {**result.to_json(), "version": spec.version, "split": config.split, "shards": shards}

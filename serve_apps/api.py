@@ -156,7 +156,7 @@ def describe(spec: BundleSpec) -> dict[str, Any]:
     """What /v1/models says of one model."""
     keys = ("name", "kind", "classes", "version", "licences", "metrics", "trained_on")
     said = {key: getattr(spec, key) for key in keys}
-    return said | {"encoder": spec.encoder.size, "input_px": spec.encoder.img_px}
+    return said | {"encoder": spec.encoder.size if spec.encoder else spec.network, "input_px": spec.img_px}
 
 
 def error_response(status: int, code: str, reason: str, retry_after_s: int | None = None) -> JSONResponse:

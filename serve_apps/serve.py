@@ -130,7 +130,7 @@ def plan(config: ServeConfig) -> dict[str, Any]:
                 "classes": spec.classes,
                 "version": spec.version,
                 "licences": spec.licences,
-                "input_px": spec.encoder.img_px,
+                "input_px": spec.img_px,
                 "bundle": str(folder),
             }
             for folder, spec in served_specs(config)

@@ -147,7 +147,7 @@ def test_evaluation_files_hold_the_scores(finetuned: FinetuneConfig, split: str)
     device = best_device()
     model, spec = load_bundle(run_dir / "best", device)
     data = load_task(finetuned.shards, finetuned.task)[split]
-    expected = score(model, data, finetuned.task, spec.encoder.img_px, device)
+    expected = score(model, data, finetuned.task, spec.img_px, device)
     document = json.loads((folder / "evaluation.json").read_text())
     assert document == {
         **expected.to_json(), "version": spec.version, "split": split, "shards": finetuned.shards

@@ -6,7 +6,7 @@ import torch
 
 from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder, EncoderConfig
-from usfm.models.heads import TaskModel
+from usfm.models.task_model import TaskModel
 
 ENCODER = EncoderConfig(size="tiny", img_px=64)
 

@@ -14,8 +14,8 @@ from weight_factory import beit_model, images, randomise, vit_model, with_separa
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder, EncoderConfig
-from usfm.models.heads import TaskModel
 from usfm.models.objectives import ObjectiveConfig, PixelObjective
+from usfm.models.task_model import TaskModel
 from usfm.models.teacher_objective import TeacherObjective
 from usfm.models.weights.resize import resize_positions
 from usfm.train.checkpoint import checkpoint_folder, take_snapshot, write_snapshot

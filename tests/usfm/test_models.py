@@ -7,9 +7,9 @@ from usfm.errors import CheckpointError
 from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
 from usfm.models.decoder import PixelShuffleDecoder
 from usfm.models.encoder import SIZES, Encoder, EncoderConfig
-from usfm.models.heads import TaskModel
 from usfm.models.objective import ObjectiveConfig
 from usfm.models.pixel_objective import PixelObjective
+from usfm.models.task_model import TaskModel
 
 SMALL = EncoderConfig(size="tiny", img_px=64, drop_path=0.0)
 

@@ -5,7 +5,7 @@ import torch
 
 from usfm.errors import ConfigError
 from usfm.models.encoder import EncoderConfig
-from usfm.models.heads import TaskModel
+from usfm.models.task_model import TaskModel
 from usfm.train.optim import OptimConfig, learning_rate, make_optimizer, set_learning_rate
 
 

@@ -20,7 +20,7 @@ from usfm.data.schema import Item
 from usfm.errors import CheckpointError, ImageTooLarge, NoSuchFrame, UnreadableFile
 from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder, EncoderConfig
-from usfm.models.heads import TaskModel
+from usfm.models.task_model import TaskModel
 from usfm.predict.decode import Decoded, decode
 from usfm.predict.predictor import Extras, Predictor, label_map, read_spec, whole_image
 from usfm.predict.render import class_colour, overlay

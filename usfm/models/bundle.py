@@ -2,27 +2,30 @@
 
 model.safetensors     weights, without optimizer. An encoder alone is written in timm's names, its mask token in the
                       header; a task's model in ours
-config.json           kind, classes, encoder, licences of the training data, metrics, SHA-256 of the weights; for an
+config.json           kind, classes, network, licences of the training data, metrics, SHA-256 of the weights; for an
                       encoder they are under "usfm", beside what `timm.create_model("local-dir:FOLDER")` reads
 """
 
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from usfm.config import Config
 from usfm.data.cleaning.config import CleanConfig
 from usfm.errors import CheckpointError, ConfigError
+from usfm.kinds import TaskKind, output_count
 from usfm.models.encoder import SIZES, Encoder, EncoderConfig
-from usfm.models.heads import TaskModel
+from usfm.models.heads.table import HeadConfig, default_head
+from usfm.models.task_model import USFM, build_model
 from usfm.models.weights.files import read_metadata
 
 __all__ = [
@@ -42,14 +45,33 @@ OWN_NAMES = "beit."  # in front of every name of the encoder but the mask token'
 MASK_TOKEN = "mask_token"
 
 
+def _default_head(before: Mapping[str, Any]) -> str:
+    """For bundles from before there was a choice: the default is what they have."""
+    kind = before.get("kind", "embedding")
+    return "" if kind == "embedding" or before.get("network") != USFM else default_head(kind)
+
+
+def _default_side(before: Mapping[str, Any]) -> int:
+    """The encoder's side; a baseline has to state its own."""
+    encoder = before.get("encoder")
+    return encoder.img_px if encoder is not None else 0
+
+
 class BundleSpec(Config):
     """What a bundle says of itself.
 
     Attributes:
         kind: "embedding" is an encoder alone.
         name: of the task, part of the serving URL's answer, e.g. "fetal_head".
-        classes: names in the order of logits; for segmentation the first is the background. Empty for embedding.
-        encoder: network.
+        classes: names in the order of logits; for segmentation the first is the background. Empty for embedding,
+            regression and enhancement.
+        encoder: shape of the encoder; None for a baseline, which has none.
+        network: "usfm" or a baseline's name.
+        head: its name in `usfm.models.heads.table.HEADS`; "" for embedding and for baselines.
+        img_px: side of the square input.
+        unit: of a regression's answer, e.g. "mm".
+        target: what a regression answers, e.g. "HC_mm" or "mask_perimeter".
+        scales_with_size: the network answers a length over the view's size, spacing * sqrt(height * width).
         canvas_px: longest side of the images that it was trained on; larger ones are shrunk to it first.
         stored_px: longest side that ingest stored, where it was smaller than the canvas; None = not known.
         clean: how the images that it was trained on were cleaned; None = not at all.
@@ -59,10 +81,16 @@ class BundleSpec(Config):
         metrics: of the run that made it, on held-out data.
     """
 
-    kind: Literal["classification", "segmentation", "embedding"]
+    kind: TaskKind | Literal["embedding"]
     name: str
     classes: list[str] = []
-    encoder: EncoderConfig
+    encoder: EncoderConfig | None = None
+    network: str = USFM
+    head: str = Field(default_factory=_default_head)
+    img_px: int = Field(default_factory=_default_side, ge=1)
+    unit: str = ""
+    target: str = ""
+    scales_with_size: bool = False
     canvas_px: int = 256
     stored_px: int | None = None
     clean: CleanConfig | None = None
@@ -70,6 +98,26 @@ class BundleSpec(Config):
     licences: list[str] = []
     trained_on: dict[str, int] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _network_is_whole(self) -> "BundleSpec":
+        if self.network == USFM and self.encoder is None:
+            raise ValueError("network usfm needs `encoder`, the shape of it")
+        if self.encoder is not None and self.encoder.img_px != self.img_px:
+            raise ValueError(f"img_px is {self.img_px}, but that of the encoder is {self.encoder.img_px}")
+        return self
+
+    def need_encoder(self) -> EncoderConfig:
+        """The encoder's shape.
+
+        Raises:
+            CheckpointError: a baseline has no encoder.
+        """
+        if self.encoder is None:
+            raise CheckpointError(
+                f"the bundle {self.name!r} is a {self.network}, which has no encoder; expected a model of ours"
+            )
+        return self.encoder
 
 
 def save_bundle(folder: Path, model: nn.Module, spec: BundleSpec) -> BundleSpec:
@@ -87,7 +135,7 @@ def save_bundle(folder: Path, model: nn.Module, spec: BundleSpec) -> BundleSpec:
     spec = spec.model_copy(update={"version": digest[:12]})
     document = spec.model_dump(mode="json")
     if spec.kind == "embedding":
-        document = {**timm_config(spec.encoder), OURS: document}
+        document = {**timm_config(spec.need_encoder()), OURS: document}
     (folder / SPEC).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return spec
 
@@ -183,16 +231,23 @@ def bundle_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def load_bundle(folder: Path, device: torch.device | None = None) -> tuple[nn.Module, BundleSpec]:
-    """Load a bundle for inference: `Encoder` for "embedding", else `TaskModel`, in eval mode.
+    """Load a bundle for inference: `Encoder` for "embedding", else a `TaskNetwork`, in eval mode.
 
     Raises:
         CheckpointError: no bundle there, weights do not match the spec or its version.
     """
     spec, weights = read_bundle_spec(folder), bundle_weights(folder)
     if spec.kind == "embedding":
-        model: nn.Module = Encoder(spec.encoder)
+        model: nn.Module = Encoder(spec.need_encoder())
     else:
-        model = TaskModel(spec.encoder, spec.kind, len(spec.classes))
+        model = build_model(
+            spec.network,
+            spec.encoder,
+            spec.kind,
+            output_count(spec.kind, spec.classes),
+            HeadConfig(name=spec.head or None),
+            spec.img_px,
+        )
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -100,7 +100,7 @@ class Predictor:
             pixels = clean([_frame(decoded)], self._clean)[0].pixels
         if self.spec.stored_px:
             pixels = shrink(pixels, self.spec.stored_px)
-        return whole_image(pixels, self.spec.encoder.img_px, self.canvas_px)
+        return whole_image(pixels, self.spec.img_px, self.canvas_px)
 
     def kept(self, decoded: Decoded) -> Box:
         """The part of the image that the model sees."""

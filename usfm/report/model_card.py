@@ -43,7 +43,7 @@ class RunRecord:
 
 def model_card(spec: BundleSpec, run: RunRecord) -> str:
     """Markdown."""
-    encoder = spec.encoder
+    encoder = spec.need_encoder()
     parts = [
         f"# {spec.name}",
         f"Ultrasound image encoder, ViT {encoder.size} ({run.parameters:,} parameters), {encoder.img_px} px in "
@@ -85,7 +85,7 @@ def _origin(spec: BundleSpec, begun_from: Sequence[str]) -> str:
 
 
 def _usage(spec: BundleSpec, onnx_difference: float | None) -> str:
-    encoder = spec.encoder
+    encoder = spec.need_encoder()
     lines = [
         "```python",
         "# ours: grey values (B, 1, S, S) in [0, 1]; normalisation is inside",
@@ -167,7 +167,7 @@ def _cost(spec: BundleSpec, run: RunRecord) -> Iterable[Sequence[object]]:
         bound = ", at most" if workers and workers[0] < workers[1] else ""
         yield f"GPU hours{bound}", f"{seconds * workers[1] / 3600:,.2f}" if workers else UNKNOWN
     yield "encoder parameters", f"{run.parameters:,}"
-    yield "encoder FLOPs per image, forward", f"{encoder_flops(spec.encoder):,}"
+    yield "encoder FLOPs per image, forward", f"{encoder_flops(spec.need_encoder()):,}"
 
 
 def _workers(config: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[int, int] | None:

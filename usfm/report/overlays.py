@@ -79,7 +79,7 @@ def contours(
             continue
         pixels = decode_grey(row["image"])
         truth = _task_mask(decode_grey(row["mask"]), json.loads(row["mask_classes"]), spec.classes)
-        predicted = _predict(model, pixels, spec.encoder.img_px, canvas_px)
+        predicted = _predict(model, pixels, spec.img_px, canvas_px)
         redrawn = dice(predicted, truth, len(spec.classes))
         picture = draw_contours(pixels, truth, predicted)
         drawn.append(Contours(item["id"], rank, float(item["value"]), redrawn, picture))

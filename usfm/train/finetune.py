@@ -22,7 +22,7 @@ from usfm.losses.segmentation import segmentation_loss
 from usfm.metrics.evaluation import METRIC, evaluate
 from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
 from usfm.models.encoder import EncoderConfig
-from usfm.models.heads import TaskModel
+from usfm.models.task_model import TaskModel
 from usfm.rng import generator, stream_key
 from usfm.train.context import WorkerContext
 from usfm.train.inheritance import Inheritance, inherited
@@ -174,7 +174,7 @@ def _result(
     if context.rank:
         return result
     kept, spec = load_bundle(folder / "best", context.device)
-    tested = evaluate(kept, sets["test"], config.task, spec.encoder.img_px, context.device)
+    tested = evaluate(kept, sets["test"], config.task, spec.img_px, context.device)
     (folder / "best" / "evaluation.json").write_text(json.dumps(tested.to_json(), indent=1) + "\n", "utf-8")
     result |= {"value": tested.value, "seconds": time.perf_counter() - began}
     partial = folder / "result.json.partial"

@@ -31,7 +31,7 @@ def encoder_config_of(source: Path) -> EncoderConfig:
         source_normalisation(weights)
         return grey_config(weights)
     if (source / SPEC).exists():
-        return read_bundle_spec(source).encoder
+        return read_bundle_spec(source).need_encoder()
     run_dir = source.parent if (source / STATE).exists() else source
     try:
         return EncoderConfig.build(read_config(run_dir)["encoder"])
