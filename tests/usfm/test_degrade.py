@@ -140,3 +140,11 @@ def test_ranges_are_checked(wrong) -> None:
 def test_an_unknown_corruption_is_refused(kind, severity, images, index) -> None:
     with pytest.raises(ConfigError, match="no corruption"):
         corrupt(images, kind, severity, index, 0)
+
+
+def test_images_need_not_be_square(index) -> None:
+    wide = torch.rand(COUNT, 1, 20, 36)
+    for kind in CORRUPTIONS:
+        made = corrupt(wide, kind, 2, index, 0)
+        assert made.shape == wide.shape
+        assert (made - wide).abs().mean() > 0.005

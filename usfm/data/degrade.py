@@ -2,7 +2,7 @@
 
 A B-mode image is a log-compressed echo amplitude, so what multiplies the echo adds to the grey value: a change of
 x dB moves grey by x / `RANGE_DB`. Rows are depth, the transducer is at the top. Lengths are shares of the image's
-side, so a strength means the same at every size. Black stays black: where no echo is shown (outside the sector)
+sides, so a strength means the same at every size. Black stays black: where no echo is shown (outside the sector)
 nothing is multiplied. Everything is drawn from (seed, sample index), on the device, for a whole batch.
 
 Source: speckle as the modulus of a circular Gaussian field through the point spread function (Goodman 1975; Wagner
@@ -27,8 +27,8 @@ Corruption = Literal["blur", "contrast", "speckle", "shadow", "gain", "resolutio
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 RANGE_DB = 50.0  # displayed dynamic range: grey 0 to 1
 FLOOR = 10 / 255  # below this grey value a change in dB fades out
-# sd of the point spread function that correlates speckle, share of the side: axial, lateral
-SPECKLE_AXIAL, SPECKLE_LATERAL = 0.004, 0.008
+# sd of the point spread function that correlates speckle, shares of the sides: axial, lateral
+SPECKLE_AXIAL, SPECKLE_LATERAL = 0.006, 0.014
 SEVERITIES: Mapping[Corruption, tuple[float, float, float]] = {
     "blur": (0.006, 0.012, 0.024),
     "contrast": (1.5, 2.5, 4.0),
@@ -50,7 +50,7 @@ class DegradeConfig(Config):
 
     Attributes:
         chance: probability that a corruption touches an image at all, for each corruption by itself.
-        blur: sd of a Gaussian point spread function across the beam, share of the side; along it half as much.
+        blur: sd of a Gaussian point spread function across the beam, share of the width; along it half as much.
         contrast: displayed dynamic range, as a multiple of the image's own, at the same mean brightness.
         speckle: share of the echo that is replaced by fully developed speckle, in [0, 1).
         shadow: dB that are lost behind an absorber, at its shadow's middle.
@@ -62,8 +62,8 @@ class DegradeConfig(Config):
     blur: Range = (0.0, 0.015)
     contrast: Range = (1.0, 2.5)
     speckle: Range = (0.1, 0.7)
-    shadow: Range = (0.0, 20.0)
-    gain: Range = (0.0, 12.0)
+    shadow: Range = (0.0, 10.0)
+    gain: Range = (0.0, 10.0)
     resolution: Range = (1.0, 3.0)
 
     @model_validator(mode="after")
@@ -82,13 +82,13 @@ def degrade(images: torch.Tensor, index: torch.Tensor, config: DegradeConfig, se
     """Worse copies of clean images, a pure function of (seed, index).
 
     Args:
-        images: (B, 1, S, S) float32 in [0, 1].
+        images: (B, 1, H, W) float32 in [0, 1].
         index: (B,) int64 global sample indices; the same image is degraded anew each time it comes round.
         config: ranges.
         seed: of the run.
 
     Returns:
-        (B, 1, S, S) float32 in [0, 1].
+        (B, 1, H, W) float32 in [0, 1].
     """
     index = index.to(images.device)
     for kind in _ORDER:
@@ -106,14 +106,14 @@ def corrupt(images: torch.Tensor, kind: Corruption, severity: int, index: torch.
     The same (seed, index) at a higher severity is the same pattern, stronger.
 
     Args:
-        images: (B, 1, S, S) float32 in [0, 1].
+        images: (B, 1, H, W) float32 in [0, 1].
         kind: one of `CORRUPTIONS`.
         severity: 1 to 3; 0 gives the images back.
         index: (B,) int64 numbers of the images.
         seed: of the patterns.
 
     Returns:
-        (B, 1, S, S) float32 in [0, 1].
+        (B, 1, H, W) float32 in [0, 1].
 
     Raises:
         ConfigError: an unknown kind or severity.
@@ -130,25 +130,24 @@ def corrupt(images: torch.Tensor, kind: Corruption, severity: int, index: torch.
 
 def _blur(images: torch.Tensor, strength: torch.Tensor, index: torch.Tensor, key: int) -> torch.Tensor:
     """A defocused beam: the point spread function is a Gaussian, twice as wide across the beam as along it."""
-    size = images.shape[-1]
-    lateral = strength * size
-    return _separable(images, _gaussian(lateral / 2, size), _gaussian(lateral, size)).clamp(0, 1)
+    high, wide = images.shape[-2:]
+    return _separable(images, _gaussian(strength / 2 * high, high), _gaussian(strength * wide, wide)).clamp(0, 1)
 
 
 def _resolution(images: torch.Tensor, strength: torch.Tensor, index: torch.Tensor, key: int) -> torch.Tensor:
     """Fewer scan lines, and fewer samples along them: each averages its cell, the screen interpolates."""
-    size = images.shape[-1]
-    return _separable(images, _coarse((strength / 2).clamp_min(1), size), _coarse(strength, size)).clamp(0, 1)
+    high, wide = images.shape[-2:]
+    return _separable(images, _coarse((strength / 2).clamp_min(1), high), _coarse(strength, wide)).clamp(0, 1)
 
 
 def _speckle(images: torch.Tensor, strength: torch.Tensor, index: torch.Tensor, key: int) -> torch.Tensor:
     """Multiplicative speckle: echo times (1 - s) + s R, R a Rayleigh field of mean 1, correlated by a PSF."""
-    count, size = len(images), images.shape[-1]
-    draws = uniform(key, index, 2 * size * size).view(count, 2, size, size)
+    count, _, high, wide = images.shape
+    draws = uniform(key, index, 2 * high * wide).view(count, 2, high, wide)
     radius, angle = torch.sqrt(-2 * torch.log1p(-draws[:, :1])), 2 * math.pi * draws[:, 1:]
-    field = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)  # (B, 2, S, S) standard normal
+    field = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)  # (B, 2, H, W) standard normal
     sides = []
-    for sd in (SPECKLE_AXIAL, SPECKLE_LATERAL):
+    for sd, size in ((SPECKLE_AXIAL, high), (SPECKLE_LATERAL, wide)):
         kernel = _gaussian(torch.full_like(strength, sd * size), size)
         sides.append(kernel / kernel.square().sum(dim=-1, keepdim=True).sqrt())  # keeps the variance at 1
     rayleigh = _separable(field, *sides).square().sum(dim=1, keepdim=True).sqrt() / math.sqrt(math.pi / 2)
@@ -209,19 +208,18 @@ def _add_db(images: torch.Tensor, change_db: torch.Tensor) -> torch.Tensor:
 
 
 def _axes(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixel centres in [0, 1]: depth (1, 1, S, 1) and across (1, 1, 1, S)."""
-    size = images.shape[-1]
-    centre = (torch.arange(size, dtype=torch.float32, device=images.device) + 0.5) / size
-    return centre[None, None, :, None], centre[None, None, None, :]
+    """Pixel centres in [0, 1]: depth (1, 1, H, 1) and across (1, 1, 1, W)."""
+    y, x = ((torch.arange(n, dtype=torch.float32, device=images.device) + 0.5) / n for n in images.shape[-2:])
+    return y[None, None, :, None], x[None, None, None, :]
 
 
 def _separable(images: torch.Tensor, along: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
-    """Every image times its own matrices along depth and across, both (B, S, S)."""
+    """Every image times its own matrices along depth (B, H, H) and across (B, W, W)."""
     return along[:, None] @ images @ across[:, None].mT
 
 
 def _gaussian(sd_px: torch.Tensor, size: int) -> torch.Tensor:
-    """Rows that average with Gaussian weights and sum to one, (B, S, S); sd 0 is the identity."""
+    """Rows that average with Gaussian weights and sum to one, (B, n, n); sd 0 is the identity."""
     at = torch.arange(size, dtype=torch.float32, device=sd_px.device)
     distance = (at[:, None] - at[None, :])[None] / sd_px.clamp_min(1e-3)[:, None, None]
     weight = torch.exp(-0.5 * distance.square())
@@ -229,7 +227,7 @@ def _gaussian(sd_px: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _coarse(step_px: torch.Tensor, size: int) -> torch.Tensor:
-    """Cells of `step_px` pixels are averaged and linearly interpolated again, (B, S, S); step 1 is the identity."""
+    """Cells of `step_px` pixels are averaged and linearly interpolated again, (B, n, n); step 1 is the identity."""
     step = step_px[:, None, None]
     at = torch.arange(size, dtype=torch.float32, device=step_px.device)
     left, right = at[None, :, None] * step, (at[None, :, None] + 1) * step

@@ -5,7 +5,7 @@ items, both of them, so that differences are paired. Training runs are few, wher
 (of three runs it knows three values): a t quantile stands for them (Student), see `_over_seeds`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +16,22 @@ from usfm.rng import generator
 
 __all__ = [
     "Score",
+    "WeightedScore",
     "class_scores",
     "class_scores_difference",
     "class_scores_over_seeds",
     "mean_score",
     "mean_score_difference",
     "mean_score_over_seeds",
+    "weighted_difference",
+    "weighted_score",
+    "weighted_scores",
 ]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+# weights of n items, one row per draw, (D, n), to the score of each draw, (D,); NaN where it is not defined
+WeightedScore = Callable[[Floats], Floats]
 LEVEL = 0.95
 
 
@@ -118,6 +124,40 @@ def mean_score_over_seeds(
     return _over_seeds(_ratio, sides, _weights(groups, draws, seed))
 
 
+def weighted_score(of: WeightedScore, groups: Sequence[str], draws: int, seed: int) -> Score:
+    """Any score that is defined for weighted items; an item weighs as often as its group is drawn.
+
+    Args:
+        of: the score.
+        groups: patient of each item.
+        draws: bootstrap samples; 0 = no interval (NaN).
+        seed: of the samples.
+    """
+    return weighted_scores({"": of}, groups, draws, seed)[""]
+
+
+def weighted_scores(
+    asked: Mapping[str, WeightedScore], groups: Sequence[str], draws: int, seed: int
+) -> dict[str, Score]:
+    """Several of them, by name, from the same draws."""
+    ones, weights = np.ones((1, len(groups))), _weights(groups, draws, seed)[:, _members(groups)]
+    return {name: Score(float(of(ones)[0]), *_percentiles(of(weights))) for name, of in asked.items()}
+
+
+def weighted_difference(
+    first: Sequence[WeightedScore], second: Sequence[WeightedScore], groups: Sequence[str], draws: int, seed: int
+) -> Score:
+    """First minus second of any weighted score, averaged over S pairs of runs on the same items.
+
+    Run k of `first` is paired with run k of `second`. The interval is that of `class_scores_over_seeds`: patients
+    and, for S > 1, runs.
+    """
+    ones, weights = np.ones((1, len(groups))), _weights(groups, draws, seed)[:, _members(groups)]
+    pairs = list(zip(first, second, strict=True))
+    differences = np.array([float(a(ones)[0] - b(ones)[0]) for a, b in pairs])
+    return _joined(differences, np.stack([a(weights) - b(weights) for a, b in pairs]))
+
+
 def _ratio(total: Floats) -> Floats:
     mean: Floats = total[..., 0] / total[..., 1]
     return mean
@@ -133,18 +173,30 @@ def _over_seeds(of: Callable[[Floats], Floats], sides: Sequence[Floats], weights
     """
     a, b = sides
     differences = of(a.sum(axis=1)) - of(b.sum(axis=1))  # (S,)
-    value, runs = float(differences.mean()), len(differences)
-    if not len(weights):
-        return Score(value, float("nan"), float("nan"))
     pairs = zip(a, b, strict=True)
-    drawn = np.stack([of(np.tensordot(weights, x, 1)) - of(np.tensordot(weights, y, 1)) for x, y in pairs])
-    low, high = np.quantile(drawn.mean(axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if runs == 1:
-        return Score(value, float(low), float(high))
+    drawn = [of(np.tensordot(weights, x, 1)) - of(np.tensordot(weights, y, 1)) for x, y in pairs]
+    return _joined(differences, np.stack(drawn))
+
+
+def _joined(differences: Floats, drawn: Floats) -> Score:
+    """The interval that `_over_seeds` states, of differences of runs (S,) and their bootstrap draws (S, D)."""
+    value, runs = float(differences.mean()), len(differences)
+    low, high = _percentiles(drawn.mean(axis=0))
+    if runs == 1 or np.isnan(low):
+        return Score(value, low, high)
     half = student.ppf((1 + LEVEL) / 2, runs - 1) * differences.std(ddof=1) / np.sqrt(runs)
     # a skewed score's percentiles may lie on one side of its value: that side then has the runs' width alone
     below, above = max(value - low, 0.0), max(high - value, 0.0)
     return Score(value, float(value - np.hypot(below, half)), float(value + np.hypot(above, half)))
+
+
+def _percentiles(drawn: Floats) -> tuple[float, float]:
+    """Ends of the interval; draws in which the score is not defined (NaN) do not count."""
+    defined = drawn[~np.isnan(drawn)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _balanced_accuracy(confusion: Floats) -> Floats:
@@ -197,9 +249,4 @@ def _weights(groups: Sequence[str], draws: int, seed: int) -> Floats:
 
 def _score(of: Callable[[Floats], Floats], counts: Floats, weights: Floats) -> Score:
     """A score of summed counts, and its percentiles over draws of groups."""
-    value = float(of(counts.sum(axis=0)))
-    if not len(weights):
-        return Score(value, float("nan"), float("nan"))
-    drawn = of(np.tensordot(weights, counts, axes=1))
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Score(value, float(low), float(high))
+    return Score(float(of(counts.sum(axis=0))), *_percentiles(of(np.tensordot(weights, counts, axes=1))))

@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, recall_score
 
+from usfm.metrics.segmentation import region_overlap
+
 __all__ = ["balanced_accuracy", "confusion", "dice", "overlap"]
 
 
@@ -27,10 +29,9 @@ def overlap(
     """Dice and intersection over union of one image, each averaged over foreground classes; see `dice`."""
     scores, unions = [], []
     for number in range(1, classes):
-        a, b = predicted == number, truth == number
-        total, both = int(a.sum()) + int(b.sum()), int((a & b).sum())
-        scores.append(2 * both / total if total else 1.0)
-        unions.append(both / (total - both) if total else 1.0)
+        score, union = region_overlap(predicted == number, truth == number)
+        scores.append(score)
+        unions.append(union)
     return float(np.mean(scores)), float(np.mean(unions))
 
 

@@ -1,0 +1,162 @@
+"""Two ways of training compared on the same test items: the difference, its interval, and two tests of it.
+
+The interval (bootstrap over patients, Student over seeds, see `usfm.metrics.intervals`) is the statement. The p
+values are a second view of the same patients: they ask whether these differences would be a surprise if the two
+ways were one, and say nothing of other training seeds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from usfm.errors import DataError
+from usfm.metrics.intervals import Floats, Ints, Score, weighted_difference
+from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items, column, selecting_score
+from usfm.rng import generator
+
+__all__ = ["Comparison", "compare", "fraction_to_match"]
+
+DRAWS = 1000
+PERMUTATIONS = 5000
+EXACT_GROUPS = 12  # up to here every one of the 2 ** groups exchanges is made
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """First minus second.
+
+    Attributes:
+        metric: the selecting score.
+        difference: of the score, averaged over seeds, with a 95 % interval over patients and (more than one) seeds.
+        p_permutation: share of the exchanges of whole patients between the two sides that move the score at least
+            as far (two-sided).
+        p_wilcoxon: signed ranks of the patients' mean differences of `value` (two-sided); 1 where none differs.
+        seeds: pairs of runs.
+        groups: patients.
+        items: test items.
+    """
+
+    metric: str
+    difference: Score
+    p_permutation: float
+    p_wilcoxon: float
+    seeds: int
+    groups: int
+    items: int
+
+    @property
+    def better(self) -> bool:
+        """Whether the whole interval says that the first is better."""
+        low, high = self.difference.low, self.difference.high
+        return low > 0 if HIGHER_IS_BETTER[self.metric] else high < 0
+
+
+def compare(
+    first: Sequence[Items],
+    second: Sequence[Items],
+    metric: str,
+    classes: Sequence[str] = (),
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two ways of training from their per-item rows (`Evaluation.per_item`, `items.parquet`).
+
+    Args:
+        first: rows of every run of one way.
+        second: of the other; run k is paired with run k of `first` (the same training seed).
+        metric: the selecting score of the kind.
+        classes: names in the order of logits (classification, multilabel).
+        draws: bootstrap samples.
+        seed: of the bootstrap and of the exchanges.
+
+    Raises:
+        DataError: the runs do not stand side by side: no runs, other numbers of runs, or other test items.
+    """
+    if not first or len(first) != len(second):
+        raise DataError(f"{len(first)} runs against {len(second)}; pair them by training seed")
+    order = [str(item["id"]) for item in first[0]]
+    a, b = ([_in_order(items, order) for items in runs] for runs in (first, second))
+    groups = [str(item["group"]) for item in a[0]]
+    ours, theirs = ([selecting_score(metric, items, classes) for items in runs] for runs in (a, b))
+    values = [np.mean([column(items, "value") for items in runs], axis=0) for runs in (a, b)]
+    return Comparison(
+        metric,
+        weighted_difference(ours, theirs, groups, draws, seed),
+        _permutation(a, b, metric, classes, groups, seed),
+        _wilcoxon(values[0] - values[1], groups),
+        len(a),
+        len(set(groups)),
+        len(order),
+    )
+
+
+def fraction_to_match(curve: Mapping[float, float], target: float, higher_is_better: bool = True) -> float | None:
+    """The least label fraction at which a curve reaches a score, linear in the fraction's logarithm between points.
+
+    Args:
+        curve: fraction in (0, 1] to score, e.g. of a pre-trained encoder.
+        target: e.g. the score from scratch with all labels.
+        higher_is_better: direction of the score.
+
+    Returns:
+        The fraction; the smallest one measured where that already reaches it; None where no point does.
+    """
+    sign = 1 if higher_is_better else -1
+    points = [(math.log(fraction), sign * (curve[fraction] - target)) for fraction in sorted(curve)]
+    if points and points[0][1] >= 0:
+        return min(curve)
+    for (left, below), (right, above) in pairwise(points):
+        if below < 0 <= above:
+            return math.exp(left + (right - left) * -below / (above - below))
+    return None
+
+
+def _in_order(items: Items, order: Sequence[str]) -> Items:
+    by_id = {str(item["id"]): item for item in items}
+    if len(by_id) != len(items) or set(by_id) != set(order):
+        odd = sorted(set(by_id) ^ set(order))[:3]
+        raise DataError(f"runs were tested on different items, e.g. {odd}; compare runs of one test set")
+    return [by_id[name] for name in order]
+
+
+def _permutation(
+    first: Sequence[Items], second: Sequence[Items], metric: str, classes: Sequence[str], groups: Sequence[str],
+    seed: int,
+) -> float:  # fmt: skip
+    """Exchange the answers of whole patients between the sides, the same patients in every pair of runs."""
+    members: Ints = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    swapped = _exchanges(int(members.max()) + 1, seed)[:, members]  # (P, n); row 0 exchanges nothing
+    moved = np.zeros(len(swapped))
+    for a, b in zip(first, second, strict=True):
+        # both answers of every item in one list; weights choose which of them stands on a side
+        of = selecting_score(metric, [*a, *b], classes)
+        moved += of(np.concatenate([1 - swapped, swapped], axis=1)) - of(
+            np.concatenate([swapped, 1 - swapped], axis=1)
+        )
+    moved = np.abs(moved[~np.isnan(moved)])
+    # the observed exchange is row 0, so p is never 0; rounding must not part equal sums
+    return float((moved >= moved[0] - 1e-9).mean())
+
+
+def _exchanges(groups: int, seed: int) -> Floats:
+    """Which patients are exchanged, (P, groups) of 0 and 1; every way where they are few, else drawn ones."""
+    if groups <= EXACT_GROUPS:
+        every: Floats = (np.arange(2**groups)[:, None] >> np.arange(groups) & 1).astype(np.float64)
+        return every
+    drawn = generator(seed, "exchanged groups").integers(0, 2, (PERMUTATIONS, groups))
+    drawn[0] = 0
+    return drawn.astype(np.float64)
+
+
+def _wilcoxon(difference: Floats, groups: Sequence[str]) -> float:
+    members = np.unique(np.asarray(groups), return_inverse=True)[1]
+    per_group = np.bincount(members, difference) / np.bincount(members)
+    # equal means differ by rounding alone
+    per_group[np.abs(per_group) < 1e-12] = 0
+    if not per_group.any():
+        return 1.0
+    return float(wilcoxon(per_group, zero_method="wilcox", method="auto").pvalue)
