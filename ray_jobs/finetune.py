@@ -14,7 +14,8 @@ from ray_jobs.console import Console
 from usfm.data import location
 from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
-from usfm.train.finetune import SCRATCH, FinetuneConfig, finetune
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import SCRATCH, FinetuneConfig
 from usfm.train.rundir import open_run
 
 __all__ = ["FinetuneJobConfig", "fit", "main", "plan", "run"]
@@ -50,12 +51,15 @@ def absolute(config: FinetuneConfig) -> FinetuneConfig:
 
 def plan(config: FinetuneJobConfig) -> dict[str, Any]:
     """What would be trained on what."""
-    sets = load_task(config.shards, config.task)
+    sets, encoder = load_task(config.shards, config.task), config.resolved_encoder()
     return {
         "classes": config.task.class_names,
         "items": {split: len(data) for split, data in sets.items()},
         "patients": {split: len(set(data.groups)) for split, data in sets.items()},
-        "encoder": config.resolved_encoder().model_dump(),
+        "left_out": {split: data.left_out for split, data in sets.items()},
+        "network": config.network,
+        "encoder": encoder and encoder.model_dump(),
+        "img_px": config.resolved_px(),
         "image_views": config.steps * config.batch_size,
     }
 

@@ -24,7 +24,8 @@ from usfm.data.tasks import TaskConfig, load_task
 from usfm.errors import ConfigError, UsfmError
 from usfm.report.curves import write_label_curves
 from usfm.train.context import PlainContext, best_device
-from usfm.train.finetune import FinetuneConfig, finetune
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.rundir import open_run
 
 __all__ = ["SweepConfig", "main", "plan", "run", "trials"]

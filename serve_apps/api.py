@@ -27,7 +27,13 @@ __all__ = ["Backend", "Busy", "Unavailable", "create_api"]
 PAGE = Path(__file__).parent / "page" / "index.html"
 DECODE_THREADS = 4
 RETRY_AFTER_S = 1
-VERBS = {"segment": "segmentation", "classify": "classification", "embed": "embedding"}
+VERBS: dict[str, tuple[str, ...]] = {
+    "segment": ("segmentation",),
+    "classify": ("classification", "multilabel"),
+    "regress": ("regression",),
+    "enhance": ("enhancement",),
+    "embed": ("embedding",),
+}
 # the page loads nothing from anywhere, and nothing may make it do so
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -119,8 +125,28 @@ def create_api(config: ServeConfig, specs: Sequence[BundleSpec], backend: Backen
         frame: Annotated[int, frame_query] = 0,
         preview: Annotated[bool, preview_query] = False,
     ) -> JSONResponse:
-        """Probability of each class."""
+        """Probability of each class; of a multilabel model those that are there, too."""
         return await answer(request, "classify", model, frame, Extras(preview=preview))
+
+    @app.post("/v1/regress", openapi_extra=body_docs)
+    async def regress(
+        request: Request,
+        model: Annotated[str | None, name_query] = None,
+        frame: Annotated[int, frame_query] = 0,
+        preview: Annotated[bool, preview_query] = False,
+    ) -> JSONResponse:
+        """A number with its unit; null for a length in mm where the file does not say how large a pixel is."""
+        return await answer(request, "regress", model, frame, Extras(preview=preview))
+
+    @app.post("/v1/enhance", openapi_extra=body_docs)
+    async def enhance(
+        request: Request,
+        model: Annotated[str | None, name_query] = None,
+        frame: Annotated[int, frame_query] = 0,
+        preview: Annotated[bool, preview_query] = False,
+    ) -> JSONResponse:
+        """The image in better quality, as grey PNG at its own size."""
+        return await answer(request, "enhance", model, frame, Extras(preview=preview))
 
     @app.post("/v1/embed", openapi_extra=body_docs)
     async def embed(
@@ -154,7 +180,7 @@ def create_api(config: ServeConfig, specs: Sequence[BundleSpec], backend: Backen
 
 def describe(spec: BundleSpec) -> dict[str, Any]:
     """What /v1/models says of one model."""
-    keys = ("name", "kind", "classes", "version", "licences", "metrics", "trained_on")
+    keys = ("name", "kind", "classes", "target", "unit", "version", "licences", "metrics", "trained_on")
     said = {key: getattr(spec, key) for key in keys}
     return said | {"encoder": spec.encoder.size if spec.encoder else spec.network, "input_px": spec.img_px}
 

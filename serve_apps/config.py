@@ -92,8 +92,9 @@ def served_specs(config: ServeConfig) -> list[tuple[Path, BundleSpec]]:
     ]
     seen: dict[tuple[str, str], Path] = {}
     for folder, spec in found:
-        key = (spec.kind, spec.name)
+        # models of one class and of several answer under the same address
+        key = ("classification" if spec.kind == "multilabel" else spec.kind, spec.name)
         if key in seen:
-            raise ConfigError(f"{seen[key]} and {folder} are both {spec.kind} {spec.name!r}; serve one of them")
+            raise ConfigError(f"{seen[key]} and {folder} are both {key[0]} {spec.name!r}; serve one of them")
         seen[key] = folder
     return found

@@ -23,13 +23,17 @@ class Refusal(Exception):
         self.status, self.code, self.reason = status, code, reason
 
 
-def choose(specs: Sequence[BundleSpec], kind: str, name: str | None) -> int:
-    """Number of the model of a kind; the first one if no name is given.
+def choose(specs: Sequence[BundleSpec], kinds: Sequence[str], name: str | None) -> int:
+    """Number of the model of one of these kinds; the first one if no name is given.
 
     Raises:
         Refusal: 404, naming what there is.
     """
-    known = {spec.name: number for number, spec in enumerate(specs) if spec.kind == kind}
+    known: dict[str, int] = {}
+    for number, spec in enumerate(specs):
+        if spec.kind in kinds:
+            known.setdefault(spec.name, number)
+    kind = " or ".join(kinds)
     if not known:
         served = ", ".join(sorted({spec.kind for spec in specs}))
         raise Refusal(404, "no_such_kind", f"no {kind} model is served here; served kinds: {served}")

@@ -46,6 +46,18 @@ def row(organ: str, split: str, number: int) -> dict:
     }  # fmt: skip
 
 
+def write_rows(root: Path, rows: list[dict]) -> Path:
+    """Shards of some rows, one per split and organ; returns the folder."""
+    files = []
+    for split in sorted({r["split"] for r in rows}):
+        for organ in sorted({r["organ"] for r in rows if r["split"] == split}):
+            chosen = [r for r in rows if (r["split"], r["organ"]) == (split, organ)]
+            table = pa.Table.from_pylist(chosen, ROW_SCHEMA)
+            files.append(write_shard(root, f"{split}/{organ}/0.arrow", split, organ, table))
+    write_index(root, "made", files)
+    return root
+
+
 def write_small_shards(root: Path) -> Path:
     """Two shards per organ of the training split, one else; returns the folder."""
     files = []

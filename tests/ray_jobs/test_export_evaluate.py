@@ -21,7 +21,8 @@ from usfm.metrics.evaluation import evaluate as score
 from usfm.models.bundle import load_bundle
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.context import PlainContext, best_device
-from usfm.train.finetune import FinetuneConfig, finetune
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.journal import read_journal
 from usfm.train.pretrain import local_feed, pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan

@@ -14,8 +14,12 @@ from usfm.masking.patches import hidden_units
 
 JOBS: dict[str, type[Config]] = {
     "demo.yaml": DemoConfig,
+    "finetune_enhance.yaml": FinetuneJobConfig,
     "finetune_fetal_head.yaml": FinetuneJobConfig,
+    "finetune_head_circumference.yaml": FinetuneJobConfig,
     "finetune_lung.yaml": FinetuneJobConfig,
+    "finetune_usfm_classification.yaml": FinetuneJobConfig,
+    "finetune_usfm_segmentation.yaml": FinetuneJobConfig,
     "ingest.yaml": IngestConfig,
     "label_efficiency_tiny.yaml": SweepConfig,
     "pretrain_base.yaml": PretrainJobConfig,
@@ -92,3 +96,17 @@ def test_finetuning_starts_from_a_run_that_a_recipe_makes(name: str) -> None:
     assert isinstance(config, FinetuneJobConfig)
     assert config.batch_size % config.workers == 0
     assert config.init in {pretrain_of(recipe).run_dir for recipe in names(PretrainJobConfig)}
+
+
+def test_the_downstream_recipes_are_the_authors() -> None:
+    classification, segmentation = (
+        load("finetune_usfm_classification.yaml"),
+        load("finetune_usfm_segmentation.yaml"),
+    )
+    assert isinstance(classification, FinetuneJobConfig)
+    assert isinstance(segmentation, FinetuneJobConfig)
+    assert (classification.optim.lr, segmentation.optim.lr) == (1.25e-3, 3e-4)
+    assert (segmentation.img_px, segmentation.rotate90, segmentation.flip_vertical) == (512, 0.5, 0.5)
+    assert (classification.head.name, segmentation.head.name) == ("linear", "upernet")
+    for config in (classification, segmentation):
+        assert (config.layer_decay, config.optim.clip_norm, config.optim.base_batch) == (0.65, 5.0, 512)

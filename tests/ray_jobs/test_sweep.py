@@ -15,7 +15,8 @@ from ray_jobs.finetune import FinetuneJobConfig
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
-from usfm.train.finetune import FinetuneConfig, finetune
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.journal import read_journal
 
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}

@@ -162,3 +162,24 @@ def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert "not a medical device" in response.text
     assert "://" not in response.text
+
+
+def test_every_kind_has_its_address() -> None:
+    kinds = ("multilabel", "regression", "enhancement")
+    classes = {"multilabel": ["fluid", "mass"]}
+    specs = [
+        BundleSpec(kind=kind, name=kind, classes=classes.get(kind, []), encoder=ENCODER, target="HC_mm", unit="mm")
+        for kind in kinds
+        if kind != "enhancement"
+    ]
+    specs.append(BundleSpec(kind="enhancement", name="enhancement", encoder=ENCODER, head="restoration"))
+    backend = Pretender()
+    with TestClient(create_api(LIMITS, specs, backend)) as client:
+        for address in ("classify", "regress", "enhance"):
+            assert client.post(f"/v1/{address}", content=png()).status_code == 200
+        listed = client.get("/v1/models").json()["models"]
+    assert [call[0] for call in backend.calls] == [0, 1, 2]
+    assert [(m["kind"], m["target"], m["unit"]) for m in listed[:2]] == [
+        ("multilabel", "HC_mm", "mm"),
+        ("regression", "HC_mm", "mm"),
+    ]

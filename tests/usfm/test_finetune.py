@@ -13,7 +13,8 @@ from usfm.errors import CheckpointError, ConfigError, DataError
 from usfm.metrics.scores import balanced_accuracy, confusion, dice
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
-from usfm.train.finetune import FinetuneConfig, finetune
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
 
 ENCODER = {"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 

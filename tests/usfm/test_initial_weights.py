@@ -20,7 +20,8 @@ from usfm.models.teacher_objective import TeacherObjective
 from usfm.models.weights.resize import resize_positions
 from usfm.train.checkpoint import checkpoint_folder, take_snapshot, write_snapshot
 from usfm.train.context import PlainContext
-from usfm.train.finetune import FinetuneConfig, finetune
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.initial_weights import encoder_config_of, load_encoder, weights_hash
 from usfm.train.optim import OptimConfig, make_optimizer
 from usfm.train.pretrain_plan import PretrainConfig

@@ -3,14 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from shard_factory import HEAD, ROWS, VIEW, row
+from shard_factory import HEAD, ROWS, VIEW, row, write_rows
 
 from usfm.data.probe_set import ORGAN, ProbeSet, check_tasks, choose_rows, load_probe_set
-from usfm.data.schema import ROW_SCHEMA
-from usfm.data.shards import write_index, write_shard
 from usfm.data.tasks import TaskConfig
 from usfm.errors import ConfigError, ShardError
 from usfm.models.encoder import Encoder, EncoderConfig
@@ -113,17 +110,6 @@ def test_many_patients_come_before_many_frames() -> None:
 def test_rows_per_class_limits_both_parts(small_shards: Path) -> None:
     view = next(task for task in load(small_shards, limit=3).tasks if task.name == "view")
     assert np.bincount(view.labels).tolist() == [6, 6]  # three to fit and three to score of each class
-
-
-def write_rows(root: Path, rows: list[dict]) -> Path:
-    files = []
-    for split in sorted({r["split"] for r in rows}):
-        for organ in sorted({r["organ"] for r in rows if r["split"] == split}):
-            chosen = [r for r in rows if (r["split"], r["organ"]) == (split, organ)]
-            table = pa.Table.from_pylist(chosen, ROW_SCHEMA)
-            files.append(write_shard(root, f"{split}/{organ}/0.arrow", split, organ, table))
-    write_index(root, "made", files)
-    return root
 
 
 def test_a_class_without_held_out_rows_takes_folds_and_an_organ_is_left_out(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from usfm.report.page import ReportInputs, ServeSample, StageTime, build_report
 from usfm.report.pictures import png_uri
 from usfm.report.sections import shorten
 from usfm.train.context import PlainContext
-from usfm.train.finetune import FinetuneConfig, finetune
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.pretrain import local_feed, pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
 from usfm.train.rundir import open_run

@@ -18,11 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from usfm.data.codec import decode_grey
+from usfm.data.labelled_rows import remap
 from usfm.data.location import Location, locate
 from usfm.data.shard_columns import shard_columns
 from usfm.data.shard_reader import CacheConfig, ShardReader
 from usfm.data.shards import ShardFile
-from usfm.data.tasks import TaskConfig, remap
+from usfm.data.task_config import TaskConfig
 from usfm.errors import ConfigError, ShardError
 
 __all__ = ["ORGAN", "ProbeSet", "ProbeTask", "Protocol", "check_tasks", "choose_rows", "load_probe_set"]
@@ -195,6 +196,10 @@ def _of_task(
     rows: Sequence[_Row], task: TaskConfig, protocol: Protocol, limit: int
 ) -> tuple[ProbeTask, list[_Row]]:
     """Choose the rows of a task."""
+    if task.kind not in ("classification", "segmentation"):
+        raise ConfigError(
+            f"probe task {task.name} is of kind {task.kind}; classification or segmentation is probed"
+        )
     class_of = {label: k for k, labels in enumerate(task.classes.values()) for label in labels}
     of_class: dict[int, list[_Row]] = {}
     for row in rows:

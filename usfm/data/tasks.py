@@ -1,60 +1,23 @@
-"""Labelled tasks from shards: which rows, which classes, and nested label fractions that never cut a patient."""
+"""Labelled tasks from shards: decoded rows of each split, and nested label fractions that never cut a patient."""
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-from pydantic import Field, model_validator
 
-from usfm.config import Config
 from usfm.data.codec import decode_grey
+from usfm.data.labelled_rows import LabelledRow, choose_labelled
 from usfm.data.schema import SPLITS
 from usfm.data.shard_reader import ShardReader
+from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
 
-__all__ = ["LabelledSet", "TaskConfig", "label_fraction", "load_task", "remap"]
-
-
-class TaskConfig(Config):
-    """A labelled task.
-
-    Attributes:
-        name: short name, used in folders and URLs.
-        kind: classification or segmentation.
-        organs: organs whose rows are used.
-        sources: sources whose rows are used; None = all.
-        classes: name -> the labels (classification) or mask class names (segmentation) that count as it.
-            Rows with other labels are left out. For segmentation the background comes by itself, and
-            ["*"] stands for every mask class.
-        canvas_px: see `usfm.data.stream.StreamConfig`.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
-    kind: Literal["classification", "segmentation"]
-    organs: list[str]
-    sources: list[str] | None = None
-    classes: dict[str, list[str]]
-    canvas_px: int = 256
-
-    @model_validator(mode="after")
-    def _enough(self) -> "TaskConfig":
-        least = 2 if self.kind == "classification" else 1
-        if len(self.classes) < least:
-            raise ValueError(f"a {self.kind} task needs at least {least} classes, got {list(self.classes)}")
-        return self
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names in the order of logits; segmentation starts with the background."""
-        return [*(["background"] if self.kind == "segmentation" else []), *self.classes]
+__all__ = ["LabelledSet", "TaskConfig", "label_fraction", "load_task", "strata"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +31,15 @@ class LabelledSet:
         height: (n,) int64, px of the image on its canvas.
         width: (n,) int64.
         label: (n,) int64 class numbers (classification), else all zero.
+        target: (n, T) float32: 0 or 1 per class (multilabel), or the number in its unit (regression, T = 1);
+            else T = 0.
         mask: (n, S, S) uint8 class numbers (segmentation), else empty.
+        pair: (n, S, S) uint8 canvases of the image in high quality (enhancement with real pairs), else empty.
+        organs: organ of each row.
         sources: source of each row.
         licences: licence of each row.
         spacing_mm: (n,) float64 mm per pixel, NaN where not known.
+        left_out: how many rows (multilabel: or single names) the task does not use, by reason.
     """
 
     ids: list[str]
@@ -80,20 +48,30 @@ class LabelledSet:
     height: npt.NDArray[np.int64]
     width: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
+    target: npt.NDArray[np.float32]
     mask: npt.NDArray[np.uint8]
+    pair: npt.NDArray[np.uint8]
+    organs: list[str]
     sources: list[str]
     licences: list[str]
     spacing_mm: npt.NDArray[np.float64]
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def view_scale(self, task: TaskConfig) -> npt.NDArray[np.float64]:
+        """(n,) what a network's answer for each whole image is multiplied by to be the target."""
+        sides = np.sqrt(self.height * self.width)
+        return np.array([task.view_scale(s, mm) for s, mm in zip(sides, self.spacing_mm, strict=True)], np.float64)
 
 
 def load_task(shards: str, task: TaskConfig) -> dict[str, LabelledSet]:
     """All splits of a task. Decoded once per process; treat the arrays as read-only.
 
     Raises:
-        DataError: a class has no rows in the training split, or a split is empty.
+        DataError: a row that the task refuses (it is named), a class without rows in the training split, or an
+            empty split.
         ShardError: shards are missing or hold none of the organs.
     """
     return _load(shards, task.model_dump_json())
@@ -104,57 +82,77 @@ def _load(shards: str, task_json: str) -> dict[str, LabelledSet]:
     task, reader = TaskConfig.model_validate_json(task_json), ShardReader(shards)
     sets = {}
     for split in SPLITS:
-        files = [f for f in reader.index.files if f.split == split and f.organ in task.organs]
-        sets[split] = _decode(reader.table(files), task)
-        if not len(sets[split]):
+        sources, splits = task.sources, [split]
+        if task.split_by == "source":
+            sources, splits = (task.test_sources, list(SPLITS)) if split == "test" else (task.train_sources, splits)
+        files = [f for f in reader.index.files if f.split in splits and f.organ in task.organs]
+        chosen, left_out = choose_labelled(reader.table(files).to_pylist(), task, sources)
+        if not chosen:
+            asked = f"with {list(task.classes)} " if task.classes else ""
             raise DataError(
-                f"task {task.name}: no {split} rows with {list(task.classes)} in {shards}; check organs, sources "
-                "and classes against `usfm ingest`'s table, or change split.seed"
+                f"task {task.name}: no {split} rows {asked}in {shards}; check organs, sources and classes against "
+                "`usfm ingest`'s table, or change split.seed"
             )
-    present = set(sets["train"].label) if task.kind == "classification" else set(np.unique(sets["train"].mask))
-    for number, name in enumerate(task.class_names):
-        if number not in present:
-            raise DataError(f"task {task.name}: class {name!r} has no training rows in {shards}")
+        sets[split] = _decode(chosen, task, left_out)
+    _require_classes(sets["train"], task, shards)
     return sets
 
 
-def _decode(table: pa.Table, task: TaskConfig) -> LabelledSet:
-    size, chosen = task.canvas_px, []
-    label_of = {label: k for k, labels in enumerate(task.classes.values()) for label in labels}
-    for row in table.to_pylist():
-        wanted = task.sources is None or row["source"] in task.sources
-        known = row["mask"] is not None if task.kind == "segmentation" else row["label"] in label_of
-        if wanted and known:
-            chosen.append(row)
-    image = np.zeros((len(chosen), size, size), np.uint8)
-    mask = np.zeros((len(chosen) if task.kind == "segmentation" else 0, size, size), np.uint8)
-    for n, row in enumerate(chosen):
-        image[n, : row["height"], : row["width"]] = decode_grey(row["image"])
-        if task.kind == "segmentation":
-            stored = decode_grey(row["mask"])
-            mask[n, : row["height"], : row["width"]] = remap(stored, json.loads(row["mask_classes"]), task)
+def _require_classes(train: LabelledSet, task: TaskConfig, shards: str) -> None:
+    """A class that no training row shows cannot be learnt; nor, of several labels, one that every row shows."""
+    if task.kind == "multilabel":
+        counts = train.target.sum(axis=0)
+        for name, count in zip(task.class_names, counts, strict=True):
+            if count in (0, len(train)):
+                which = "no training rows" if count == 0 else "no training rows without it"
+                raise DataError(f"task {task.name}: class {name!r} has {which} in {shards}")
+        return
+    present = np.unique(train.mask) if task.kind == "segmentation" else np.unique(train.label)
+    for number, name in enumerate(task.class_names):
+        if number not in present:
+            raise DataError(f"task {task.name}: class {name!r} has no training rows in {shards}")
+
+
+def _decode(chosen: Sequence[LabelledRow], task: TaskConfig, left_out: dict[str, int]) -> LabelledSet:
+    size, count = task.canvas_px, len(chosen)
+    image = np.zeros((count, size, size), np.uint8)
+    mask = np.zeros((count if task.kind == "segmentation" else 0, size, size), np.uint8)
+    pair = np.zeros((count if task.needs_pair else 0, size, size), np.uint8)
+    for n, one in enumerate(chosen):
+        height, width = one.row["height"], one.row["width"]
+        if max(height, width) > size:
+            raise DataError(f"{one.row['id']} has {width} x {height} px; set canvas_px to {max(height, width)}")
+        image[n, :height, :width] = decode_grey(one.row["image"])
+        if one.mask is not None:
+            mask[n, :height, :width] = one.mask
+        if task.needs_pair:
+            pair[n, :height, :width] = decode_grey(one.row["pair"])
+    rows = [one.row for one in chosen]
     return LabelledSet(
-        ids=[row["id"] for row in chosen],
-        groups=[row["group"] or row["id"] for row in chosen],
+        ids=[row["id"] for row in rows],
+        groups=[row["group"] or row["id"] for row in rows],
         image=image,
-        height=np.array([row["height"] for row in chosen], np.int64),
-        width=np.array([row["width"] for row in chosen], np.int64),
-        label=np.array([label_of.get(row["label"], 0) for row in chosen], np.int64),
+        height=np.array([row["height"] for row in rows], np.int64),
+        width=np.array([row["width"] for row in rows], np.int64),
+        label=np.array([one.label for one in chosen], np.int64),
+        target=np.array([one.target for one in chosen], np.float32).reshape(count, -1),
         mask=mask,
-        sources=[row["source"] for row in chosen],
-        licences=[row["licence"] for row in chosen],
-        spacing_mm=np.array([row["spacing_mm"] or np.nan for row in chosen], np.float64),
+        pair=pair,
+        organs=[row["organ"] for row in rows],
+        sources=[row["source"] for row in rows],
+        licences=[row["licence"] for row in rows],
+        spacing_mm=np.array([row["spacing_mm"] or np.nan for row in rows], np.float64),
+        left_out=left_out,
     )
 
 
-def remap(stored: npt.NDArray[np.uint8], names: dict[str, str], task: TaskConfig) -> npt.NDArray[np.uint8]:
-    """Mask class numbers of the shard to those of the task; classes that the task does not name are background."""
-    table = np.zeros(256, np.uint8)
-    for number, wanted in enumerate(task.classes.values(), start=1):
-        for stored_number, name in names.items():
-            if name in wanted or wanted == ["*"]:
-                table[int(stored_number)] = number
-    return table[stored]
+def strata(data: LabelledSet, task: TaskConfig) -> list[str]:
+    """What a label fraction keeps the shares of: classes, combinations of classes, or else sources."""
+    if task.kind == "classification":
+        return [str(k) for k in data.label]
+    if task.kind == "multilabel":
+        return ["".join(str(int(on)) for on in row) for row in data.target]
+    return data.sources
 
 
 def label_fraction(

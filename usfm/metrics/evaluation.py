@@ -12,9 +12,10 @@ from usfm.data.augment import whole_images
 from usfm.data.tasks import LabelledSet, TaskConfig
 from usfm.metrics.scores import balanced_accuracy, confusion, dice
 
-__all__ = ["METRIC", "Evaluation", "evaluate"]
+__all__ = ["HIGHER_IS_BETTER", "METRIC", "Evaluation", "evaluate"]
 
 METRIC = {"classification": "balanced_accuracy", "segmentation": "dice"}
+HIGHER_IS_BETTER = {"balanced_accuracy": True, "dice": True}
 BATCH = 64
 
 

@@ -27,6 +27,7 @@ from usfm.models.encoder import SIZES, Encoder, EncoderConfig
 from usfm.models.heads.table import HeadConfig, default_head
 from usfm.models.task_model import USFM, build_model
 from usfm.models.weights.files import read_metadata
+from usfm.models.windows import WindowConfig
 
 __all__ = [
     "BundleSpec",
@@ -71,6 +72,7 @@ class BundleSpec(Config):
         img_px: side of the square input.
         unit: of a regression's answer, e.g. "mm".
         target: what a regression answers, e.g. "HC_mm" or "mask_perimeter".
+        inference: how whole images are shown to a network that answers for every pixel.
         scales_with_size: the network answers a length over the view's size, spacing * sqrt(height * width).
         canvas_px: longest side of the images that it was trained on; larger ones are shrunk to it first.
         stored_px: longest side that ingest stored, where it was smaller than the canvas; None = not known.
@@ -91,6 +93,7 @@ class BundleSpec(Config):
     unit: str = ""
     target: str = ""
     scales_with_size: bool = False
+    inference: WindowConfig = WindowConfig()
     canvas_px: int = 256
     stored_px: int | None = None
     clean: CleanConfig | None = None

@@ -3,6 +3,7 @@
 idea: LitServe's four verbs, written anew.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from usfm.data.prepare import shrink
 from usfm.data.readers.frames import Box, Frame
 from usfm.models.bundle import BundleSpec, load_bundle, read_bundle_spec
 from usfm.models.encoder import Encoder
+from usfm.models.windows import predict_canvas
 from usfm.predict.decode import Decoded, decode
 from usfm.predict.render import class_colour, overlay, png_base64
 
 __all__ = ["NOTICE", "Extras", "Predictor", "label_map", "read_spec", "whole_image"]
 
 NOTICE = "Research use only. Not a medical device, not for diagnostic use."
+PRESENT = 0.5  # probability from which a class of several is said to be there
 
 
 class Extras(Config):
@@ -88,19 +91,30 @@ class Predictor:
         self._answer = {
             "segmentation": self._segmentation,
             "classification": self._classification,
+            "multilabel": self._multilabel,
+            "regression": self._regression,
+            "enhancement": self._enhancement,
             "embedding": self._embedding,
         }[self.spec.kind]
 
     decode = staticmethod(decode)
 
     def preprocess(self, decoded: Decoded) -> torch.Tensor:
-        """What training would see of the image, as the encoder's square, (1, S, S) float32 in [0, 1]."""
-        pixels = decoded.pixels
-        if self._clean is not None:
-            pixels = clean([_frame(decoded)], self._clean)[0].pixels
+        """What training would see of the image, float32 in [0, 1].
+
+        Returns:
+            (1, S, S), the network's square; (1, H, W), the stored image, for a network that slides over it.
+        """
+        pixels = self._cleaned(decoded)
         if self.spec.stored_px:
             pixels = shrink(pixels, self.spec.stored_px)
+        if self.spec.inference.mode == "sliding":
+            return torch.from_numpy(shrink(pixels, self.canvas_px))[None].float() / 255
         return whole_image(pixels, self.spec.img_px, self.canvas_px)
+
+    def _cleaned(self, decoded: Decoded) -> npt.NDArray[np.uint8]:
+        """The kept part of the image, text painted over where training did so."""
+        return decoded.pixels if self._clean is None else clean([_frame(decoded)], self._clean)[0].pixels
 
     def kept(self, decoded: Decoded) -> Box:
         """The part of the image that the model sees."""
@@ -109,19 +123,28 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One batched forward pass.
+        """One batched forward pass; of a network that slides, its windows over each image.
 
         Args:
-            images: n tensors, each (1, S, S).
+            images: n tensors of `preprocess`.
 
         Returns:
-            n float32 tensors on the CPU: (K, S, S) logits, (K,) logits, or (D,) the mean patch token.
+            n float32 tensors on the CPU: (K, H, W) logits or grey values at the size of `preprocess`, (K,) logits,
+            (1,) a number, or (D,) the mean patch token.
         """
+        if self.spec.inference.mode == "sliding":
+            return [self._slide(image) for image in images]
         batch = torch.stack(images).to(self.device)  # (n, 1, S, S)
         out: torch.Tensor = self._model(batch)
         if isinstance(self._model, Encoder):
             out = out[:, 1:].mean(dim=1)  # (n, 1 + N, D) -> (n, D), without CLS
         return list(out.float().cpu())
+
+    def _slide(self, image: torch.Tensor) -> torch.Tensor:
+        """(1, H, W) to (K, H, W)."""
+        height, width = image.shape[-2:]
+        canvas = image[0].to(self.device)
+        return predict_canvas(self._model, canvas, height, width, "sliding", self.spec.inference.overlap).cpu()
 
     def encode(self, raw: torch.Tensor, decoded: Decoded, extras: Extras | None = None) -> dict[str, Any]:
         """An answer that can be written as JSON, from one output of `predict` and its image."""
@@ -176,6 +199,33 @@ class Predictor:
             "probabilities": dict(zip(self.spec.classes, shares, strict=True)),
             "top": {"name": self.spec.classes[top], "probability": shares[top]},
         }
+
+    def _multilabel(self, logits: torch.Tensor, _decoded: Decoded, _extras: Extras) -> dict[str, Any]:
+        shares = logits.double().sigmoid().tolist()
+        present = [name for name, share in zip(self.spec.classes, shares, strict=True) if share >= PRESENT]
+        return {"probabilities": dict(zip(self.spec.classes, shares, strict=True)), "present": present}
+
+    def _regression(self, said: torch.Tensor, decoded: Decoded, _extras: Extras) -> dict[str, Any]:
+        """A length that scales with size is a share of the kept part's side; in mm it needs the file's spacing."""
+        named = {"target": self.spec.target, "unit": self.spec.unit}
+        if not self.spec.scales_with_size:
+            return named | {"value": float(said[0])}
+        box = self.kept(decoded)
+        length_px = float(said[0]) * math.sqrt(box.height * box.width)
+        if self.spec.unit.startswith("px"):
+            return named | {"value": length_px}
+        value = None if decoded.spacing_mm is None else length_px * decoded.spacing_mm
+        return named | {"value": value, "value_px": length_px}
+
+    def _enhancement(self, restored: torch.Tensor, decoded: Decoded, _extras: Extras) -> dict[str, Any]:
+        """What the network changed, at the file's own size, so that detail finer than its input stays."""
+        box, seen = self.kept(decoded), self._cleaned(decoded)
+        change = (restored - self.preprocess(decoded))[None]  # (1, 1, S, S)
+        full = F.interpolate(change, size=seen.shape, mode="bilinear", align_corners=False)[0, 0].numpy()
+        whole_file = decoded.pixels.copy()  # what was not looked at stays as it is
+        part = np.clip(np.rint(seen + 255 * full), 0, 255).astype(np.uint8)
+        whole_file[box.top : box.top + box.height, box.left : box.left + box.width] = part
+        return {"enhanced_png": png_base64(whole_file)}
 
     def _embedding(self, token: torch.Tensor, _decoded: Decoded, _extras: Extras) -> dict[str, Any]:
         return {"length": len(token), "embedding": token.tolist()}

@@ -1,0 +1,151 @@
+"""Rows of shards as a task sees them: which are used, what their label, mask or pair says, and what is refused."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from usfm.data.codec import decode_grey
+from usfm.data.mask_measures import ellipse_perimeter, foreground_area
+from usfm.data.task_config import TaskConfig
+from usfm.errors import DataError
+
+__all__ = ["LabelledRow", "choose_labelled", "remap"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledRow:
+    """One row that a task uses.
+
+    Attributes:
+        row: the columns of the shard.
+        label: class number (classification), else 0.
+        target: 0 or 1 per class (multilabel), the number (regression), else empty.
+        mask: (H, W) uint8 class numbers of the task (segmentation), else None.
+    """
+
+    row: Mapping[str, Any]
+    label: int
+    target: list[float]
+    mask: npt.NDArray[np.uint8] | None
+
+
+def choose_labelled(
+    rows: Sequence[Mapping[str, Any]], task: TaskConfig, sources: Sequence[str] | None
+) -> tuple[list[LabelledRow], dict[str, int]]:
+    """The rows that a task uses, in their order, and how many are left out for what reason.
+
+    Args:
+        rows: of `ROW_SCHEMA`, of the task's organs.
+        task: what is asked.
+        sources: whose rows are used; None = all.
+
+    Raises:
+        DataError: a row that the task refuses (see `TaskConfig.unlisted` and `missing`), a number that cannot be
+            read, or a mask whose file names no classes; the row is named.
+    """
+    chosen, left_out = [], Counter[str]()
+    for row in rows:
+        if sources is not None and row["source"] not in sources:
+            continue
+        lacking = _missing(row, task)
+        if lacking and task.missing == "refuse":
+            raise DataError(
+                f"task {task.name}: row {row['id']} has no {lacking}; mend it and ingest again, name the sources "
+                "that have it, or set missing=leave_out"
+            )
+        made, unknown = (None, "") if lacking else _read(row, task)
+        if unknown and task.unlisted == "refuse":
+            raise DataError(
+                f"task {task.name}: row {row['id']} says {row['label']!r}: {unknown}; mend the label, list it "
+                "under a class, or set unlisted=leave_out"
+            )
+        if lacking or unknown:
+            left_out[f"no {lacking}" if lacking else unknown] += 1
+        if made is not None:
+            chosen.append(made)
+    return chosen, dict(sorted(left_out.items()))
+
+
+def _missing(row: Mapping[str, Any], task: TaskConfig) -> str:
+    """What the row lacks; "" = nothing."""
+    if task.needs_mask and row["mask"] is None:
+        return "mask"
+    if task.needs_pair and row["pair"] is None:
+        return "pair (an image of the same view in high quality)"
+    if task.needs_spacing and not row["spacing_mm"]:
+        return "spacing_mm (the size of a pixel)"
+    if task.kind == "regression" and task.needs_mask and not _measured(row, task):
+        return f"outline in its mask, so no {task.target}"
+    return ""
+
+
+def _read(row: Mapping[str, Any], task: TaskConfig) -> tuple[LabelledRow | None, str]:
+    """What the row says, and what of it the task does not know; None = it says nothing that the task asks for."""
+    if task.kind == "enhancement":
+        return LabelledRow(row, 0, [], None), ""
+    if task.kind == "regression":
+        value = _measured(row, task) if task.needs_mask else _stated(row, task)
+        return (None, f"no {task.target}=") if value is None else (LabelledRow(row, 0, [value], None), "")
+    if task.kind == "segmentation":
+        names: dict[str, str] = json.loads(row["mask_classes"])
+        listed = {label for labels in task.classes.values() for label in labels}
+        strange = sorted(set(names.values()) - listed) if "*" not in listed else []
+        mask = remap(decode_grey(row["mask"]), names, task)
+        if strange and task.unlisted == "refuse":
+            return None, f"its mask has {strange[0]!r}, which no class names"
+        return LabelledRow(row, 0, [], mask), ""
+    class_of = {label: k for k, labels in enumerate(task.classes.values()) for label in labels}
+    if task.kind == "classification":
+        found = class_of.get(row["label"])
+        unknown = f"label {row['label']!r} is of no class"
+        return (None, unknown) if found is None else (LabelledRow(row, found, [], None), "")
+    said = [name.strip() for name in row["label"].split(task.separator) if name.strip()]
+    if not said:
+        return None, "no label"
+    on = {class_of[name] for name in said if name in class_of}
+    strange = [name for name in said if name not in class_of]
+    target = [float(k in on) for k in range(len(task.classes))]
+    return LabelledRow(row, 0, target, None), f"label {strange[0]!r} is of no class" if strange else ""
+
+
+def _stated(row: Mapping[str, Any], task: TaskConfig) -> float | None:
+    """The number in the row's label; None where the label does not have it."""
+    for part in row["label"].split(task.separator):
+        name, sign, text = part.partition("=")
+        if sign and name.strip() == task.target:
+            try:
+                value = float(text)
+            except ValueError:
+                value = math.nan
+            if not math.isfinite(value):
+                raise DataError(
+                    f"task {task.name}: row {row['id']} says {row['label']!r}; {text.strip()!r} is not a number. "
+                    "Mend the label and ingest again"
+                )
+            return value
+    return None
+
+
+def _measured(row: Mapping[str, Any], task: TaskConfig) -> float:
+    """Perimeter or area of the row's mask in the task's unit."""
+    mask = decode_grey(row["mask"])
+    spacing = row["spacing_mm"] if task.needs_spacing else 1.0
+    if task.target == "mask_perimeter":
+        return ellipse_perimeter(mask) * float(spacing)
+    return foreground_area(mask) * float(spacing) ** 2
+
+
+def remap(stored: npt.NDArray[np.uint8], names: Mapping[str, str], task: TaskConfig) -> npt.NDArray[np.uint8]:
+    """Mask class numbers of the shard to those of the task; classes that the task does not name are background."""
+    table = np.zeros(256, np.uint8)
+    for number, wanted in enumerate(task.classes.values(), start=1):
+        for stored_number, name in names.items():
+            if name in wanted or wanted == ["*"]:
+                table[int(stored_number)] = number
+    return table[stored]
