@@ -19,12 +19,14 @@ from matplotlib.ticker import MaxNLocator
 from usfm.report.numbers import OrganShare, Point, running_mean
 
 __all__ = [
+    "CARD",
     "INK",
     "LINE",
     "MUTED",
     "SERIES",
     "STYLE",
     "chart_axes",
+    "css_colour",
     "curve",
     "inline_svg",
     "label_curve",
@@ -32,9 +34,11 @@ __all__ = [
     "organ_mix_chart",
 ]
 
-INK, LINE, MUTED = "#101112", "#d1d2d3", "#8a8b8c"
+INK, LINE, MUTED, CARD = "#101112", "#d1d2d3", "#8a8b8c", "#fcfdfe"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_VARIABLES = {INK: "--ink", LINE: "--line", MUTED: "--muted"} | {c: f"--c{n}" for n, c in enumerate(SERIES)}
+_VARIABLES = {INK: "--ink", LINE: "--line", MUTED: "--muted", CARD: "--card"} | {
+    c: f"--c{n}" for n, c in enumerate(SERIES)
+}
 LEAST_SPAN = 0.2  # of the score axis; scores lie in [0, 1]
 STYLE: Any = {
     "font.family": "sans-serif", "font.size": 9.0, "text.parse_math": False,  # names come from files
@@ -134,6 +138,11 @@ def chart_axes(width_in: float, height_in: float) -> Axes:
     """Empty axes of a figure of that size."""
     axes: Axes = Figure(figsize=(width_in, height_in), layout="constrained").add_subplot()
     return axes
+
+
+def css_colour(colour: str) -> str:
+    """The page's variable for a colour of a chart, so that text beside a chart has its colours."""
+    return f"var({_VARIABLES[colour]})"
 
 
 def inline_svg(axes: Axes, name: str) -> Markup:

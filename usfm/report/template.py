@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-__all__ = ["count", "duration", "fixed", "percent", "render", "signed"]
+__all__ = ["count", "duration", "fixed", "percent", "pvalue", "render", "signed"]
 
 
 def render(name: str, **values: object) -> str:
@@ -14,7 +14,9 @@ def render(name: str, **values: object) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"count": count, "percent": percent, "fixed": fixed, "signed": signed, "time": duration}
+    environment.filters |= {
+        "count": count, "percent": percent, "fixed": fixed, "signed": signed, "time": duration, "pvalue": pvalue,
+    }  # fmt: skip
     return environment.get_template(name).render(**values).lstrip()  # macros before the page leave blank lines
 
 
@@ -43,3 +45,8 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def pvalue(value: float) -> str:
+    """Three digits; what rounds to nothing is bounded, never zero."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,176 @@
+"""The numbers and the page of a sweep, from tables that a stated model made up (`sweep_factory`)."""
+
+import csv
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sweep_factory import expected, write_sweep
+
+from usfm.errors import ConfigError, DataError
+from usfm.report.downstream.breakdown import further_scores, parts
+from usfm.report.downstream.cases import worst
+from usfm.report.downstream.charts import readable
+from usfm.report.downstream.points import differences, matches, pairs, points
+from usfm.report.downstream.sweep_page import write_sweep_report
+from usfm.report.downstream.tables import read_sweep, write_table
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of tags."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data):
+        self.text += data + " "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_sweep(tmp_path_factory.mktemp("sweep"), fractions=(0.05, 0.2, 1.0), seeds=range(3), items=40)
+
+
+@pytest.fixture(scope="module")
+def tables(folder):
+    return read_sweep(folder)
+
+
+def test_a_point_is_the_mean_over_seeds_inside_its_interval(tables) -> None:
+    found = points(tables, "head")
+    assert [(point.init, point.fraction) for point in found] == [
+        (init, fraction) for init in ("dual", "scratch", "unet") for fraction in (0.05, 0.2, 1.0)
+    ]
+    for point in found:
+        assert point.score.value == pytest.approx(np.mean(point.values))  # every image weighs the same
+        assert point.score.low < point.score.value < point.score.high
+        assert (point.tested, point.patients, point.seeds) == (40, 20, (0, 1, 2))
+        assert abs(point.score.value - expected(point.init, point.fraction)) < 0.05
+
+
+def test_a_classification_is_averaged_by_class_not_by_image(tables) -> None:
+    for point in points(tables, "view"):
+        assert point.metric == "balanced_accuracy"
+        assert point.score.value == pytest.approx(np.mean(point.values))
+
+
+def test_differences_are_paired_and_have_a_verdict(tables) -> None:
+    assert pairs(tables) == [("dual", "scratch"), ("unet", "scratch"), ("dual", "unet")]
+    value = {(p.init, p.fraction): p.score.value for p in points(tables, "head")}
+    found = differences(tables, "head")
+    assert len(found) == 9
+    for of in found:
+        assert of.score.value == pytest.approx(value[of.init, of.fraction] - value[of.base, of.fraction])
+    few = next(of for of in found if (of.init, of.base, of.fraction) == ("dual", "scratch", 0.05))
+    assert few.score.low > 0
+    assert (few.verdict, few.comparison.seeds) == ("better", 3)
+
+
+def test_the_share_of_labels_that_equals_all_from_scratch(tables) -> None:
+    found = points(tables, "head")
+    target = next(p.score.value for p in found if (p.init, p.fraction) == ("scratch", 1.0))
+    dual, unet = matches(found, "scratch")
+    assert (dual.init, unet.init, dual.target) == ("dual", "unet", target)
+    reached = [p.fraction for p in found if p.init == "dual" and p.score.value >= target]
+    assert 0 < dual.fraction <= min(reached)
+    assert matches(found, None) == []
+
+
+def test_scores_by_organ_and_source_are_those_of_their_images(tables) -> None:
+    by_source = parts(tables, "head", "source", 1.0)
+    assert [(row["init"], row["source"], row["test_items"]) for row in by_source[:2]] == [
+        ("dual", "made", 30), ("dual", "other", 10),
+    ]  # fmt: skip
+    items = tables.items
+    chosen = items[
+        (items.task == "head") & (items.init == "dual") & (items.fraction == 1) & (items.source == "made")
+    ]
+    assert by_source[0]["value"] == pytest.approx(chosen.value.mean())
+    scores = {(row["score"], row["init"]): row for row in further_scores(tables, "head", 1.0)}
+    done = tables.done
+    iou = done[(done.task == "head") & (done.init == "unet") & (done.fraction == 1)].score_iou
+    assert scores["iou", "unet"]["mean"] == pytest.approx(iou.mean())
+    assert scores["iou", "unet"]["sd"] == pytest.approx(iou.std())
+
+
+def test_seeds_that_were_scored_on_other_items_are_refused(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), inits=("scratch",), fractions=(1.0,), seeds=(0, 1), items=6)
+    items = pd.read_parquet(folder / "items.parquet")
+    items.drop(index=0).to_parquet(folder / "items.parquet")
+    with pytest.raises(DataError, match="head scratch at 1 were scored on different test items"):
+        points(read_sweep(folder), "head")
+
+
+def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yaml is missing"):
+        write_sweep_report(tmp_path)
+    folder = write_sweep(tmp_path, tasks=("head",), inits=("scratch",), fractions=(1.0,), seeds=(0,), items=4)
+    results = pd.read_parquet(folder / "results.parquet")
+    results.drop(columns="metric").to_parquet(folder / "results.parquet")
+    with pytest.raises(DataError, match="no column metric"):
+        write_sweep_report(folder)
+    results.assign(status="out of memory").to_parquet(folder / "results.parquet")
+    with pytest.raises(DataError, match="no trial has a score"):
+        write_sweep_report(folder)
+
+
+def test_the_worst_are_one_image_of_each_patient() -> None:
+    items = [
+        {"id": "a", "group": "p", "value": 0.2}, {"id": "b", "group": "p", "value": 0.1},
+        {"id": "c", "group": "q", "value": 0.3}, {"id": "d", "group": "r", "value": 0.9},
+    ]  # fmt: skip
+    assert [item["id"] for item in worst(items, 2, "dice")] == ["b", "c"]
+    assert [item["id"] for item in worst(items, 2, "mae")] == ["d", "c"]
+    sure = [{**item, "value": 0.0, "probability": p} for item, p in zip(items, (0.6, 0.7, 0.9, 0.8), strict=True)]
+    assert [item["id"] for item in worst(sure, 3, "balanced_accuracy")] == ["c", "d", "b"]
+
+
+def test_an_empty_table_removes_an_older_one(tmp_path: Path) -> None:
+    write_table(tmp_path, "worst", [{"a": 1}])
+    assert pd.read_parquet(tmp_path / "worst.parquet").a.tolist() == [1]
+    write_table(tmp_path, "worst", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_have_names_for_readers() -> None:
+    assert [readable(name) for name in ("dice", "hd95_mm", "balanced_accuracy")] == [
+        "Dice", "HD95, mm", "Balanced accuracy",
+    ]  # fmt: skip
+
+
+def test_the_page_is_whole_without_shards_and_says_what_is_missing(folder: Path) -> None:
+    results = pd.read_parquet(folder / "results.parquet")
+    evil = "<script>alert('x')</script>"
+    results.loc[results.index[-1], ["status", "value"]] = [evil, np.nan]
+    items = pd.read_parquet(folder / "items.parquet")
+    last = results.iloc[-1]
+    same = (items.task == last.task) & (items.init == last.init) & (items.fraction == last.fraction)
+    copy = folder.parent / "failed"
+    copy.mkdir()
+    (copy / "config.yaml").write_text((folder / "config.yaml").read_text())
+    results.to_parquet(copy / "results.parquet")
+    items[~(same & (items.seed == last.seed))].to_parquet(copy / "items.parquet")
+    page = Page(write_sweep_report(copy))
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link")]
+    assert not [attrs for _, attrs in page.tags for name in ("src", "href") if "http" in attrs.get(name, "")]
+    assert evil in page.text  # as text
+    assert [attrs["id"] for tag, attrs in page.tags if tag == "section"] == [
+        "short", "task-head", "task-view", "cost", "limits",
+    ]  # fmt: skip
+    assert "Left out: worst cases of head" in page.text
+    assert sum(tag == "svg" for tag, _ in page.tags) == 5  # two curves, two differences, one reliability diagram
+    names = {"points", "differences", "matches", "organs", "sources", "scores", "calibration", "cost"}
+    assert {path.stem for path in (copy / "tables").iterdir()} == names
+    with (copy / "tables" / "points.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 18
+    assert rows[0]["low"] < rows[0]["value"] < rows[0]["high"]
+    assert pd.read_parquet(copy / "tables" / "points.parquet").seeds.tolist()[-1] == 2  # the failed one is out

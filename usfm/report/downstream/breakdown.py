@@ -1,0 +1,76 @@
+"""A sweep's scores taken apart: by organ, by source, by further score, and what the trials cost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from usfm.errors import ConfigError
+from usfm.report.downstream.points import runs_score
+from usfm.report.downstream.tables import SweepTables
+from usfm.train.rundir import read_config
+
+__all__ = ["cost", "further_scores", "parts"]
+
+
+def parts(tables: SweepTables, task: str, column: str, fraction: float) -> list[dict[str, Any]]:
+    """Score of each initialisation on the test images of each organ or source, mean over seeds.
+
+    Args:
+        tables: of the sweep.
+        task: name.
+        column: "organ" or "source".
+        fraction: of the training labels.
+    """
+    of_task = tables.done[tables.done.task == task]
+    metric = str(of_task.metric.iloc[0])
+    made = []
+    for init in tables.inits:
+        runs = tables.runs(task, init, fraction)
+        for value in sorted({row[column] for run in runs.values() for row in run}):
+            chosen = [[row for row in run if row[column] == value] for run in runs.values()]
+            score = runs_score(metric, tables.task_configs[task].class_names, chosen)
+            made.append({
+                "task": task, column: value, "init": init, "fraction": fraction, "metric": metric,
+                "value": score.value, "low": score.low, "high": score.high, "seeds": len(runs),
+                "test_items": len(chosen[0]), "test_groups": len({row["group"] for row in chosen[0]}),
+            })  # fmt: skip
+    return made
+
+
+def further_scores(tables: SweepTables, task: str, fraction: float) -> list[dict[str, Any]]:
+    """All scores that the trials wrote: mean and standard deviation (n - 1) over seeds by initialisation."""
+    rows = tables.done
+    rows = rows[(rows.task == task) & (rows.fraction == fraction)]
+    made = []
+    for name in (column for column in rows.columns if column.startswith("score_")):
+        for init in tables.inits:
+            values = rows[rows.init == init][name].dropna().to_numpy(float)
+            if len(values):
+                made.append({
+                    "task": task, "score": name.removeprefix("score_"), "init": init, "fraction": fraction,
+                    "mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else np.nan,
+                    "seeds": len(values),
+                })  # fmt: skip
+    return made
+
+
+def cost(tables: SweepTables) -> list[dict[str, Any]]:
+    """Trials, seconds and image views by task and initialisation; views are NaN where a trial's config is gone."""
+    made = []
+    for (task, init), rows in tables.done.groupby(["task", "init"], sort=False):
+        views = _views(tables, str(rows.bundle.iloc[0])) * len(rows)  # they share their steps and batches
+        seconds = float(rows.seconds.sum())
+        made.append({
+            "task": task, "init": init, "network": rows.network.iloc[0], "trials": len(rows), "seconds": seconds,
+            "seconds_per_trial": seconds / len(rows), "image_views": views, "views_per_s": views / seconds,
+        })  # fmt: skip
+    return made
+
+
+def _views(tables: SweepTables, bundle: str) -> float:
+    try:
+        values: Mapping[str, Any] = read_config((tables.folder / bundle).parent)
+    except ConfigError:
+        return float("nan")
+    return float(values["steps"] * values["batch_size"])

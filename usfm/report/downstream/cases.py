@@ -1,0 +1,86 @@
+"""Test images that say how a head fails: chosen by score, shown with truth and answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items
+from usfm.models.windows import predict_canvas
+from usfm.report.overlays import draw_contours
+from usfm.report.pictures import png_uri
+
+__all__ = ["Drawn", "draw_cases", "worst"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One test image.
+
+    Attributes:
+        row_id: id of the row.
+        value: score of the answer on this image.
+        lines: truth and answer in words; none where the score says it all.
+        pictures: (name, data URI).
+    """
+
+    row_id: str
+    value: float
+    lines: list[str]
+    pictures: list[tuple[str, str]]
+
+
+def worst(items: Items, count: int, metric: str) -> Items:
+    """The items of the worst score, one per patient, the worst first.
+
+    Wrong answers of a classifier have one score; those given with the highest probability come first.
+    """
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    ordered = sorted(items, key=lambda of: (sign * of["value"], -of.get("probability", 0.0), str(of["id"])))
+    taken: dict[str, Mapping[str, Any]] = {}
+    for item in ordered:
+        taken.setdefault(item["group"], item)
+    return list(taken.values())[:count]
+
+
+@torch.inference_mode()
+def draw_cases(model: nn.Module, data: LabelledSet, task: TaskConfig, items: Items) -> list[Drawn]:
+    """Pictures of some items; those that are not in the set are left out.
+
+    Args:
+        model: gave the items' answers; it is asked again where the answer is an image.
+        data: the set that was scored.
+        task: of the set.
+        items: rows of the evaluation, see `usfm.metrics.items`.
+    """
+    place = {row_id: n for n, row_id in enumerate(data.ids)}
+    drawn = []
+    for item in items:
+        if (number := place.get(item["id"])) is not None:
+            pictures = [(name, png_uri(pixels)) for name, pixels in _pictures(model, data, task, number).items()]
+            drawn.append(Drawn(item["id"], float(item["value"]), _lines(task, item), pictures))
+    return drawn
+
+
+def _pictures(
+    model: nn.Module, data: LabelledSet, task: TaskConfig, number: int
+) -> dict[str, npt.NDArray[np.uint8]]:
+    high, wide = int(data.height[number]), int(data.width[number])
+    pixels, device = data.image[number, :high, :wide], next(model.parameters()).device
+    if task.kind != "segmentation":
+        return {"image": pixels}
+    canvas = torch.from_numpy(data.image[number]).to(device)
+    predicted = predict_canvas(model, canvas, high, wide).argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return {"outlines of truth and answer": draw_contours(pixels, data.mask[number, :high, :wide], predicted)}
+
+
+def _lines(task: TaskConfig, item: Mapping[str, Any]) -> list[str]:
+    truth, answer = item.get("truth"), item.get("predicted")
+    if task.kind == "classification":
+        return [f"truth: {truth}", f"answer: {answer} ({item['probability']:.2f})"]
+    return []

@@ -1,0 +1,171 @@
+"""The charts of a sweep: label-efficiency curves, paired differences, reliability. Style: `usfm.report.figures`."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from usfm.report.downstream.points import Difference, Match, Point
+from usfm.report.figures import CARD, INK, MUTED, SERIES, STYLE, chart_axes, inline_svg
+
+__all__ = ["colours", "curve_chart", "difference_chart", "readable", "reliability_chart"]
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LEAST_SPAN = 0.1  # of the score axis where scores lie in [0, 1]: noise of a few thousandths must not fill it
+UNIT_INTERVAL = ("dice", "iou", "balanced_accuracy", "auroc", "macro_f1", "ssim")
+
+
+def colours(inits: Sequence[str], base: str | None) -> dict[str, str]:
+    """A colour for each initialisation, the same in all charts; the one from scratch is grey."""
+    rest = [init for init in inits if init != base]
+    return {init: SERIES[n % len(SERIES)] for n, init in enumerate(rest)} | ({base: MUTED} if base else {})
+
+
+def readable(metric: str) -> str:
+    """Name of a score for a reader."""
+    known = {"dice": "Dice", "iou": "IoU", "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "mae": "MAE",
+             "rmse": "RMSE", "psnr": "PSNR", "ssim": "SSIM", "macro_f1": "macro F1", "gcnr": "gCNR",
+             "psnr_input": "PSNR of the input", "ssim_input": "SSIM of the input"}  # fmt: skip
+    for unit in ("px", "mm"):
+        known |= {f"hd95_{unit}": f"HD95, {unit}", f"assd_{unit}": f"ASSD, {unit}"}
+    text = known.get(metric, metric.replace("_", " "))
+    return text[:1].upper() + text[1:]
+
+
+def curve_chart(
+    points: Sequence[Point], inits: Sequence[str], base: str | None, match: Match | None = None
+) -> Markup:
+    """Score over label fraction: mean over seeds, its 95 % interval as a band, single seeds as small dots.
+
+    Args:
+        points: of one task.
+        inits: names in the order of the legend.
+        base: whose score with all labels is drawn across, dashed.
+        match: the fraction at which an initialisation has that score; marked by a line down to the axis.
+    """
+    colour_of = colours(inits, base)
+    with matplotlib.rc_context(STYLE):
+        axes = chart_axes(5.4, 3.6)
+        for number, init in enumerate(inits):
+            mine = [point for point in points if point.init == init]
+            if not mine:
+                continue
+            at = np.array([point.fraction for point in mine])
+            colour = colour_of[init]
+            low, high = ([getattr(point.score, side) for point in mine] for side in ("low", "high"))
+            axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
+            mean = [point.score.value for point in mine]
+            axes.plot(at, mean, color=colour, linewidth=1.7, marker=MARKERS[number % len(MARKERS)], markersize=4.5,
+                      label=init, zorder=3)  # fmt: skip
+            shifted = [point.fraction * 1.035 ** (number - (len(inits) - 1) / 2) for point in mine]
+            dots = [(x, value) for x, point in zip(shifted, mine, strict=True) for value in point.values]
+            axes.plot(*zip(*dots, strict=True), color=colour, marker=".", markersize=3.5, linestyle="", alpha=0.45)
+        _fraction_axis(axes, sorted({point.fraction for point in points}))
+        metric = points[0].metric
+        axes.set_ylabel(f"{readable(metric)} (test)")
+        low_end, high_end = axes.get_ylim()
+        if metric in UNIT_INTERVAL:
+            spare = max(0.0, LEAST_SPAN - (high_end - low_end)) / 2
+            low_end, high_end = low_end - spare, min(high_end + spare, 1.0 + 0.02 * (high_end - low_end))
+        axes.set_ylim(low_end, high_end)
+        _draw_match(axes, points, base, match, colour_of)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, handlelength=1.8)
+        return inline_svg(axes, f"labels {points[0].task}")
+
+
+def _draw_match(
+    axes: Axes, points: Sequence[Point], base: str | None, match: Match | None, colour_of: Mapping[str, str]
+) -> None:
+    whole = [point for point in points if point.init == base and point.fraction == 1.0]
+    if not whole:
+        return
+    level, bottom = whole[0].score.value, axes.get_ylim()[0]
+    axes.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    if match is not None and match.fraction is not None:
+        axes.vlines(match.fraction, bottom, level, color=colour_of[match.init], linewidth=1.3,
+                    linestyle=(0, (2, 2)), zorder=2)  # fmt: skip
+        left = match.fraction < 0.15
+        axes.annotate(
+            f"{_share(match.fraction)} of labels = {base} with all", (match.fraction, bottom),
+            (6 if left else -6, 5), textcoords="offset points", fontsize=8, color=INK,
+            ha="left" if left else "right",
+        )  # fmt: skip
+
+
+def difference_chart(found: Sequence[Difference], inits: Sequence[str], base: str | None) -> Markup:
+    """Paired differences with their intervals over label fraction; hollow where the interval holds zero."""
+    colour_of = colours(inits, base)
+    pairs = list(dict.fromkeys((d.init, d.base) for d in found))
+    with matplotlib.rc_context(STYLE):
+        axes = chart_axes(5.4, 3.6)
+        axes.axhline(0, color=INK, linewidth=0.9)
+        for number, pair in enumerate(pairs):
+            mine = [d for d in found if (d.init, d.base) == pair]
+            colour = colour_of[pair[0]] if pair[1] == base else SERIES[(len(inits) - 1 + number) % len(SERIES)]
+            marker = "o" if pair[1] == base else "s"
+            shift = 1.09 ** (number - (len(pairs) - 1) / 2)
+            for d in mine:
+                axes.vlines(d.fraction * shift, d.score.low, d.score.high, color=colour, linewidth=1.6, zorder=2)
+            for hollow in (False, True):
+                some = [d for d in mine if (d.verdict == "open") is hollow]
+                axes.plot(
+                    [d.fraction * shift for d in some], [d.score.value for d in some], color=colour, marker=marker,
+                    markersize=5, linestyle="", markerfacecolor=CARD if hollow else colour,
+                    markeredgecolor=colour, markeredgewidth=1.4, zorder=3,
+                )  # fmt: skip
+            axes.plot([], [], color=colour, marker=marker, markersize=5, linewidth=1.6, label=" − ".join(pair))
+        _fraction_axis(axes, sorted({d.fraction for d in found}))
+        axes.set_ylabel(f"difference of {readable(found[0].comparison.metric)}")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
+        return inline_svg(axes, f"differences {found[0].task}")
+
+
+def reliability_chart(
+    bins: Mapping[str, Sequence[Mapping[str, float]]], inits: Sequence[str], base: str | None, name: str
+) -> Markup:
+    """Share that is right over stated probability, and below it how often each probability was stated.
+
+    Args:
+        bins: of each initialisation, as `usfm.metrics.classification.reliability` gives them.
+        inits: names in the order of the colours.
+        base: see `colours`.
+        name: of the chart.
+    """
+    colour_of = colours(inits, base)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 4.4), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        upper.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        for number, init in enumerate(init for init in inits if init in bins):
+            mine, colour, marker = bins[init], colour_of[init], MARKERS[number % len(MARKERS)]
+            shares = np.array([part["items"] for part in mine]) / sum(part["items"] for part in mine)
+            at, right = [part["confidence"] for part in mine], [part["right"] for part in mine]
+            upper.plot(at, right, color=colour, linewidth=1.5)
+            upper.scatter(at, right, 8 + 150 * shares, color=colour, marker=marker, zorder=3, linewidths=0)
+            upper.plot([], [], color=colour, linewidth=1.5, marker=marker, markersize=4.5, label=init)
+            for part, share in zip(mine, 100 * shares, strict=True):
+                lower.fill_between([part["low"], part["high"]], share, color=colour, alpha=0.18, linewidth=0)
+                lower.hlines(share, part["low"], part["high"], color=colour, linewidth=1.6)
+        start = min(part["low"] for mine in bins.values() for part in mine)
+        upper.set(ylabel="share that is right", xlim=(start, 1.0), ylim=(0, 1.03))
+        lower.set(xlabel="probability of the answer", ylabel="answers, %")
+        lower.set_ylim(bottom=0)
+        upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, handlelength=1.8)
+        return inline_svg(upper, f"reliability {name}")
+
+
+def _fraction_axis(axes: Axes, fractions: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(fractions[0] / 1.25, fractions[-1] * 1.25)
+    axes.xaxis.set_major_locator(FixedLocator(list(fractions)))
+    axes.xaxis.set_major_formatter(FixedFormatter([_share(fraction) for fraction in fractions]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("share of the training labels")
+
+
+def _share(fraction: float) -> str:
+    return f"{100 * fraction:.2g} %" if fraction < 1 else "100 %"

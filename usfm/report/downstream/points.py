@@ -1,0 +1,204 @@
+"""Label efficiency in numbers: points of the curves, paired differences, and what a score was worth in labels.
+
+Every interval is for other patients and other training runs: bootstrap over the test set's patients of the mean
+over seeds, joined with Student's t over the seeds (`usfm.metrics.intervals`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from usfm.metrics.compare import Comparison, compare, fraction_to_match
+from usfm.metrics.intervals import Floats, Score, weighted_difference
+from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items, selecting_score
+from usfm.report.downstream.tables import SweepTables
+
+__all__ = ["Difference", "Match", "Point", "differences", "matches", "pairs", "points", "runs_score"]
+
+DRAWS, SEED = 1000, 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Trials of one task that differ only in the seed.
+
+    Attributes:
+        task: name.
+        kind: of the task.
+        metric: name of the score.
+        init: initialisation.
+        fraction: of the training labels.
+        seeds: of the trials that came to an end.
+        values: test score of each seed.
+        items: training images of each seed.
+        groups: training patients of each seed.
+        score: mean over the seeds and its interval.
+        tested: test images.
+        patients: test patients.
+    """
+
+    task: str
+    kind: str
+    metric: str
+    init: str
+    fraction: float
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    items: tuple[int, ...]
+    groups: tuple[int, ...]
+    score: Score
+    tested: int
+    patients: int
+
+    def row(self) -> dict[str, Any]:
+        """One line of points.csv."""
+        return {
+            "task": self.task, "init": self.init, "fraction": self.fraction, "metric": self.metric,
+            "value": self.score.value, "low": self.score.low, "high": self.score.high, "seeds": len(self.seeds),
+            "least": min(self.values), "most": max(self.values), "train_items": float(np.mean(self.items)),
+            "train_groups": float(np.mean(self.groups)), "test_items": self.tested, "test_groups": self.patients,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of `init` minus that of `base` at one fraction, paired by test patient and by seed.
+
+    Attributes:
+        task: name.
+        init: initialisation.
+        base: the one it is compared with.
+        fraction: of the training labels.
+        comparison: the difference, its interval and two tests of it.
+    """
+
+    task: str
+    init: str
+    base: str
+    fraction: float
+    comparison: Comparison
+
+    @property
+    def score(self) -> Score:
+        """Mean difference and its interval."""
+        return self.comparison.difference
+
+    @property
+    def verdict(self) -> str:
+        """One of "better", "worse" and "open" (the interval holds zero, or there is none)."""
+        if self.comparison.better:
+            return "better"
+        return "worse" if self.score.high < 0 or self.score.low > 0 else "open"
+
+    def row(self) -> dict[str, Any]:
+        """One line of differences.csv."""
+        of = self.comparison
+        return {
+            "task": self.task, "init": self.init, "base": self.base, "fraction": self.fraction,
+            "metric": of.metric, "difference": self.score.value, "low": self.score.low, "high": self.score.high,
+            "p_permutation": of.p_permutation, "p_wilcoxon": of.p_wilcoxon, "seeds": of.seeds,
+            "test_items": of.items, "test_groups": of.groups, "verdict": self.verdict,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Match:
+    """The share of the labels that gives an initialisation the score of another one with all labels.
+
+    Attributes:
+        task: name.
+        init: initialisation.
+        base: the other one.
+        target: its score with all labels.
+        fraction: interpolated between the points of the curve; None = no point of it reaches the score.
+        least: the smallest fraction that was tried; a match there may lie lower still.
+    """
+
+    task: str
+    init: str
+    base: str
+    target: float
+    fraction: float | None
+    least: float
+
+    def row(self) -> dict[str, Any]:
+        """One line of matches.csv."""
+        return asdict(self)
+
+
+def points(tables: SweepTables, task: str) -> list[Point]:
+    """All points of a task, by initialisation and rising fraction."""
+    of_task = tables.done[tables.done.task == task]
+    made = []
+    for init in tables.inits:
+        of_init = of_task[of_task.init == init].sort_values("seed")
+        for fraction in sorted({float(value) for value in of_init.fraction}):
+            rows, runs = of_init[of_init.fraction == fraction], tables.runs(task, init, fraction)
+            first, metric = next(iter(runs.values())), str(rows.metric.iloc[0])
+            made.append(Point(
+                task, str(rows.kind.iloc[0]), metric, init, fraction,
+                tuple(int(seed) for seed in rows.seed), tuple(float(value) for value in rows.value),
+                tuple(int(n) for n in rows.train_items), tuple(int(n) for n in rows.train_groups),
+                runs_score(metric, tables.task_configs[task].class_names, list(runs.values())), len(first),
+                len({row["group"] for row in first}),
+            ))  # fmt: skip
+    return made
+
+
+def pairs(tables: SweepTables) -> list[tuple[str, str]]:
+    """What is compared: every initialisation with the one from scratch, the first one with the others too."""
+    rest = [init for init in tables.inits if init != tables.base]
+    against_base = [(init, tables.base) for init in rest if tables.base is not None]
+    return against_base + [(rest[0], other) for other in rest[1:]]
+
+
+def differences(tables: SweepTables, task: str) -> list[Difference]:
+    """Paired differences of a task at every fraction where both sides have a seed in common."""
+    of_task = tables.done[tables.done.task == task]
+    metric = str(of_task.metric.iloc[0])
+    made = []
+    for init, base in pairs(tables):
+        for fraction in sorted(set(of_task.fraction)):
+            first, second = (tables.runs(task, name, fraction) for name in (init, base))
+            seeds = sorted(set(first) & set(second))
+            if seeds:
+                sides = [[runs[seed] for seed in seeds] for runs in (first, second)]
+                compared = compare(sides[0], sides[1], metric, tables.task_configs[task].class_names)
+                made.append(Difference(task, init, base, fraction, compared))
+    return made
+
+
+def matches(found: Sequence[Point], base: str | None) -> list[Match]:
+    """For every initialisation, the fraction at which it equals the base with all labels.
+
+    Args:
+        found: points of one task.
+        base: initialisation; without a point of it with all labels there are no matches.
+    """
+    whole = [point for point in found if point.init == base and point.fraction == 1.0]
+    made = []
+    for init in dict.fromkeys(point.init for point in found if point.init != base) if whole else ():
+        curve = {point.fraction: point.score.value for point in found if point.init == init}
+        target, task = whole[0].score.value, whole[0].task
+        fraction = fraction_to_match(curve, target, HIGHER_IS_BETTER[whole[0].metric])
+        made.append(Match(task, init, whole[0].init, target, fraction, min(curve)))
+    return made
+
+
+def runs_score(metric: str, classes: Sequence[str], runs: Sequence[Items]) -> Score:
+    """Mean over runs of the selecting score, from the rows of their items.
+
+    Args:
+        metric: one of `usfm.metrics.item_scores.METRIC`.
+        classes: of the task, in the order of logits.
+        runs: items of each run, all in the same order.
+    """
+    scores = [selecting_score(metric, run, classes) for run in runs]
+    nothing = [_nothing] * len(runs)  # a score by itself is its difference to nothing
+    return weighted_difference(scores, nothing, [row["group"] for row in runs[0]], DRAWS, SEED)
+
+
+def _nothing(weights: Floats) -> Floats:
+    return np.zeros(len(weights))

@@ -1,0 +1,64 @@
+"""The report of a sweep: report.html and its tables, from results.parquet, items.parquet and the kept bundles.
+
+    report.html              self-contained page
+    tables/points            test score by task, initialisation and label fraction, with intervals
+    tables/differences       paired differences between initialisations
+    tables/matches           share of the labels that gives the score from scratch with all
+    tables/organs, sources   the same score on the test images of each organ, of each source
+    tables/scores            all further scores with all labels
+    tables/calibration       how often answers are right by their probability
+    tables/worst             the worst test images
+    tables/cost              trials, seconds, image views
+
+Every table is written as CSV and as Parquet.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from usfm.errors import DataError
+from usfm.report.downstream.breakdown import cost
+from usfm.report.downstream.charts import colours, readable
+from usfm.report.downstream.sweep_task import TABLE_NAMES, task_part
+from usfm.report.downstream.tables import read_sweep, write_table
+from usfm.report.figures import css_colour
+from usfm.report.sections import read_json
+from usfm.report.template import render
+
+__all__ = ["PAGE", "TABLES", "write_sweep_report"]
+
+PAGE, TABLES = "report.html", "tables"
+
+
+def write_sweep_report(folder: Path) -> Path:
+    """Write the report of a sweep into its folder; returns the page.
+
+    A part whose input is missing (shards, a bundle) is left out, and the page says so.
+
+    Raises:
+        ConfigError: the folder holds no sweep.
+        DataError: results.parquet or items.parquet is missing, or no trial has a score.
+    """
+    tables = read_sweep(folder)
+    if not tables.tasks:
+        raise DataError(f"{folder}: no trial has a score, there is nothing to report")
+    tasks = [task_part(tables, name) for name in tables.tasks]
+    spent = cost(tables)
+    for name in TABLE_NAMES:
+        write_table(folder / TABLES, name, [row for task in tasks for row in task.tables.get(name, [])])
+    write_table(folder / TABLES, "cost", spent)
+    page = render(
+        "sweep.html",
+        title=folder.absolute().name,
+        tables=tables,
+        tasks=tasks,
+        absent=[left_out for task in tasks for left_out in task.absent],
+        cost=spent,
+        colours={init: css_colour(c) for init, c in colours(tables.inits, tables.base).items()},
+        readable=readable,
+        environment=read_json(folder / "environment.json"),
+        failed=tables.failed.to_dict("records"),
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    return folder / PAGE

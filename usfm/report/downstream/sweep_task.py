@@ -1,0 +1,191 @@
+"""What the page of a sweep shows of one task, and the rows of the tables beside it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from usfm.data.tasks import TaskConfig, load_task
+from usfm.errors import UsfmError
+from usfm.metrics.classification import reliability
+from usfm.metrics.item_scores import HIGHER_IS_BETTER
+from usfm.models.bundle import load_bundle
+from usfm.report.downstream.breakdown import further_scores, parts
+from usfm.report.downstream.cases import Drawn, draw_cases, worst
+from usfm.report.downstream.charts import curve_chart, difference_chart, reliability_chart
+from usfm.report.downstream.points import Difference, Match, Point, differences, matches, points
+from usfm.report.downstream.tables import SweepTables
+
+__all__ = ["TABLE_NAMES", "Calibration", "Claim", "TaskPart", "task_part"]
+
+TABLE_NAMES = (
+    *("points", "differences", "matches", "organs", "sources", "scores", "calibration", "worst"),
+)  # fmt: skip
+FEW_LABELS = 0.2  # the share of the labels at which the paper claims that its encoder holds
+WORST = 8
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The score of an initialisation with few labels, as a share of its own with all, and minus that from scratch.
+
+    Attributes:
+        few: with few labels.
+        all: with all labels.
+        difference: to the initialisation from scratch, with few labels; None = there is none.
+    """
+
+    few: Point
+    all: Point
+    difference: Difference | None
+
+    @property
+    def kept(self) -> float | None:
+        """Share of the score that few labels keep; None where less of the score is better."""
+        return self.few.score.value / self.all.score.value if HIGHER_IS_BETTER[self.few.metric] else None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Reliability of every initialisation with all labels, seeds pooled.
+
+    Attributes:
+        chart: the diagram.
+        means: (initialisation, mean probability, share that is right).
+        rows: the bins.
+    """
+
+    chart: Markup
+    means: list[tuple[str, float, float]]
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TaskPart:
+    """One task on the page; `most` is the largest label fraction, `lead` the initialisation in question.
+
+    Attributes:
+        config: the task.
+        metric: its selecting score.
+        inits: initialisations that it was trained from.
+        lead: the first that is not the one from scratch.
+        most: largest label fraction.
+        points: of the curves, by fraction.
+        differences: paired, by pair and fraction.
+        matches: share of the labels that equals all labels from scratch.
+        claim: with few labels; None where there is one fraction alone.
+        curve: chart.
+        difference_chart: chart, "" where nothing was compared.
+        grids: by "organ", "source" and "score", then by its value and initialisation.
+        calibration: of classifications.
+        cases: worst test images of the lead.
+        absent: (what was left out, why).
+        tables: rows by name of the table.
+    """
+
+    config: TaskConfig
+    metric: str
+    inits: list[str]
+    lead: str
+    most: float
+    points: list[Point]
+    differences: list[Difference]
+    matches: list[Match]
+    claim: Claim | None
+    curve: Markup
+    difference_chart: Markup | str
+    grids: dict[str, dict[str, dict[str, Mapping[str, Any]]]]
+    calibration: Calibration | None
+    cases: list[Drawn] = field(default_factory=list)
+    absent: list[tuple[str, str]] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def task_part(tables: SweepTables, name: str) -> TaskPart:
+    """Everything of one task; what needs shards or bundles that are gone is left out and named."""
+    found, compared = points(tables, name), differences(tables, name)
+    inits = [init for init in tables.inits if init in {point.init for point in found}]
+    most = max(point.fraction for point in found)
+    by = {"organ": parts(tables, name, "organ", most), "source": parts(tables, name, "source", most),
+          "score": further_scores(tables, name, most)}  # fmt: skip
+    matched = matches(found, tables.base)
+    lead = next((init for init in inits if init != tables.base), inits[0])
+    config = tables.task_configs[name]
+    part = TaskPart(
+        config=config,
+        metric=found[0].metric,
+        inits=inits,
+        lead=lead,
+        most=most,
+        points=sorted(found, key=lambda point: (point.fraction, inits.index(point.init))),
+        differences=compared,
+        matches=matched,
+        claim=_claim(found, compared, lead, tables.base),
+        curve=curve_chart(found, tables.inits, tables.base, matched[0] if matched else None),
+        difference_chart=difference_chart(compared, tables.inits, tables.base) if compared else "",
+        grids={column: _grid(rows, column) for column, rows in by.items()},
+        calibration=_calibration(tables, name, inits, most) if config.kind == "classification" else None,
+    )
+    part.tables.update(
+        points=[point.row() for point in part.points], differences=[of.row() for of in compared],
+        matches=[of.row() for of in matched],
+        organs=by["organ"], sources=by["source"], scores=by["score"],
+        calibration=part.calibration.rows if part.calibration else [],
+    )  # fmt: skip
+    _look_at_images(part, tables)
+    return part
+
+
+def _look_at_images(part: TaskPart, tables: SweepTables) -> None:
+    """Add what needs the shards and a kept bundle: the worst cases."""
+    name = part.config.name
+    try:
+        data = load_task(tables.config["shards"], part.config)["test"]
+    except UsfmError as error:
+        part.absent.append((f"worst cases of {name}", str(error)))
+        return
+    rows = tables.done
+    rows = rows[(rows.task == name) & (rows.init == part.lead) & (rows.fraction == part.most)]
+    median = rows.sort_values("value").iloc[(len(rows) - 1) // 2]
+    try:
+        model, _ = load_bundle(tables.folder / str(median.bundle))
+    except UsfmError as error:
+        part.absent.append((f"worst cases of {name}", str(error)))
+        return
+    items = tables.runs(name, part.lead, part.most)[int(median.seed)]
+    part.cases.extend(draw_cases(model, data, part.config, worst(items, WORST, part.metric)))
+    keys = {"task": name, "init": part.lead, "fraction": part.most, "seed": int(median.seed)}
+    part.tables["worst"] = [
+        {**keys, "id": case.row_id, "value": case.value, "note": "; ".join(case.lines)} for case in part.cases
+    ]
+
+
+def _claim(found: Sequence[Point], compared: Sequence[Difference], lead: str, base: str | None) -> Claim | None:
+    mine = {point.fraction: point for point in found if point.init == lead}
+    few = min(mine, key=lambda fraction: abs(fraction - FEW_LABELS))
+    if few == max(mine):
+        return None
+    against = [of for of in compared if (of.init, of.base, of.fraction) == (lead, base, few)]
+    return Claim(mine[few], mine[max(mine)], against[0] if against else None)
+
+
+def _calibration(tables: SweepTables, task: str, inits: Sequence[str], fraction: float) -> Calibration:
+    bins, means, rows = {}, [], []
+    for init in inits:
+        items = [item for run in tables.runs(task, init, fraction).values() for item in run]
+        stated = np.array([item["probability"] for item in items], np.float64)
+        right = np.array([item["truth"] == item["predicted"] for item in items], np.bool_)
+        bins[init] = reliability(stated, right)
+        means.append((init, float(stated.mean()), float(right.mean())))
+        rows += [{"task": task, "init": init, "fraction": fraction, **of} for of in bins[init]]
+    return Calibration(reliability_chart(bins, tables.inits, tables.base, task), means, rows)
+
+
+def _grid(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Rows by the value of a column, then by initialisation."""
+    grid: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        grid.setdefault(str(row[column]), {})[row["init"]] = row
+    return grid

@@ -1,0 +1,138 @@
+"""The tables of a sweep: what its trials wrote, in one form for every number and chart of the report.
+
+results.parquet   one row per trial: task, kind, init, network, fraction, seed, train_items, train_groups, metric,
+                  value (test), val_value, seconds, status ("ok", or why there is no score), bundle, score_<name>
+items.parquet     one row per test image of each trial that came to its end: task, init, fraction, seed, id, group,
+                  organ, source, value, and what the kind of task adds (see `usfm.metrics.evaluation`)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from usfm.data.tasks import TaskConfig
+from usfm.errors import DataError
+from usfm.train.rundir import read_config
+
+__all__ = ["SweepTables", "read_sweep", "write_table"]
+
+RESULTS, ITEMS = "results.parquet", "items.parquet"
+RESULT_COLUMNS = (
+    *("task", "kind", "init", "network", "fraction", "seed", "train_items", "train_groups"),
+    *("metric", "value", "val_value", "seconds", "status", "bundle"),
+)
+ITEM_COLUMNS = ("task", "init", "fraction", "seed", "id", "group", "organ", "source", "value")
+
+
+@dataclass(frozen=True)
+class SweepTables:
+    """A sweep as it lies on the disk.
+
+    Attributes:
+        folder: of the sweep.
+        config: its resolved config.
+        task_configs: its tasks by name.
+        results: one row per trial, in the order of the sweep.
+        items: one row per test image and finished trial.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    task_configs: Mapping[str, TaskConfig]
+    results: pd.DataFrame
+    items: pd.DataFrame
+
+    @property
+    def done(self) -> pd.DataFrame:
+        """The trials that have a score."""
+        return self.results[self.results.status == "ok"]
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The trials that have none."""
+        return self.results[self.results.status != "ok"]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks with a score, in the order of the sweep."""
+        return list(dict.fromkeys(self.done.task))
+
+    @property
+    def inits(self) -> list[str]:
+        """Initialisations in the order of the config."""
+        known = list(self.config.get("inits", {}))
+        return sorted(
+            dict.fromkeys(self.results.init), key=lambda name: known.index(name) if name in known else len(known)
+        )
+
+    @property
+    def base(self) -> str | None:
+        """The initialisation that others are compared with: the one from scratch; None = there is none."""
+        values = self.config.get("inits", {})
+        scratch = [name for name in self.inits if name == "scratch" or values.get(name) == "scratch"]
+        return scratch[0] if scratch else None
+
+    @cached_property
+    def _by_run(self) -> dict[tuple[str, str, float, int], list[dict[str, Any]]]:
+        """Items by task, initialisation, fraction and seed, in the order of their ids, without empty cells."""
+        made: dict[tuple[str, str, float, int], list[dict[str, Any]]] = {}
+        for cells in self.items.sort_values("id").to_dict("records"):
+            row = {str(name): value for name, value in cells.items() if not pd.isna(value)}
+            if self.task_configs[row["task"]].kind == "regression":  # text where another task's truth is a name
+                row |= {name: float(row[name]) for name in ("truth", "predicted")}
+            key = (row["task"], row["init"], float(row["fraction"]), int(row["seed"]))
+            made.setdefault(key, []).append(row)
+        return made
+
+    def runs(self, task: str, init: str, fraction: float) -> dict[int, list[dict[str, Any]]]:
+        """Items of each finished trial by seed, every one in the same order of ids.
+
+        Raises:
+            DataError: the trials were not scored on the same items.
+        """
+        runs = {key[3]: rows for key, rows in self._by_run.items() if key[:3] == (task, init, fraction)}
+        if len({tuple(row["id"] for row in rows) for rows in runs.values()}) > 1:
+            raise DataError(
+                f"{self.folder}: seeds of {task} {init} at {fraction:g} were scored on different test items; "
+                "delete the older trials and run the sweep again"
+            )
+        return runs
+
+
+def read_sweep(folder: Path) -> SweepTables:
+    """Read a sweep's config and tables.
+
+    Raises:
+        ConfigError: the folder holds no sweep.
+        DataError: a table or one of its columns is missing.
+    """
+    config = read_config(folder)
+    tasks = [TaskConfig.build(task) for task in config.get("tasks", [])]
+    results, items = _read(folder / RESULTS, RESULT_COLUMNS), _read(folder / ITEMS, ITEM_COLUMNS)
+    return SweepTables(folder, config, {task.name: task for task in tasks}, results, items)
+
+
+def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One table as CSV and as Parquet; nothing is written, and an older file removed, where there are no rows."""
+    paths = folder / f"{name}.csv", folder / f"{name}.parquet"
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if not rows:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(list(rows))
+    table.to_csv(paths[0], index=False)
+    table.to_parquet(paths[1], index=False)
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {path.parent} is no finished sweep; `usfm sweep` writes it")
+    table = pd.read_parquet(path)
+    if missing := [name for name in columns if name not in table]:
+        raise DataError(f"{path} has no column {', '.join(missing)}; run the sweep again with this version")
+    return table
