@@ -1,22 +1,26 @@
-"""Score a task model on a labelled set: one number, and every item behind it."""
+"""Score a task model on a labelled set: one number that selects, all the others, and every item behind them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from usfm.data.augment import whole_images
 from usfm.data.tasks import LabelledSet, TaskConfig
-from usfm.metrics.scores import balanced_accuracy, confusion, dice
+from usfm.errors import DataError
+from usfm.metrics.answers import Asking, Inputs
+from usfm.metrics.intervals import Score, WeightedScore, weighted_score, weighted_scores
+from usfm.metrics.item_scores import HIGHER_IS_BETTER, METRIC, item_scores, selecting_score
+from usfm.metrics.scores import confusion
+from usfm.models.windows import WindowMode
 
-__all__ = ["HIGHER_IS_BETTER", "METRIC", "Evaluation", "evaluate"]
+__all__ = ["HIGHER_IS_BETTER", "METRIC", "Evaluation", "Inputs", "evaluate"]
 
-METRIC = {"classification": "balanced_accuracy", "segmentation": "dice"}
-HIGHER_IS_BETTER = {"balanced_accuracy": True, "dice": True}
 BATCH = 64
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -24,52 +28,128 @@ class Evaluation:
     """Result on one set.
 
     Attributes:
-        metric: name of the score.
-        value: the score, in [0, 1].
+        metric: name of the selecting score, see `METRIC`; `HIGHER_IS_BETTER` says its direction.
+        value: that score.
         classes: names in the order of logits.
-        per_item: id and Dice, or id, truth, predicted and probability of the predicted class.
-        confusion: counts (K, K), rows = truth; empty for segmentation.
+        per_item: one row per item, see `usfm.metrics.items`.
+        scores: all scores by name with 95 % intervals over patients; only the selecting one, without an interval,
+            unless the evaluation was full.
+        confusion: counts (K, K), rows = truth, of a classification; else empty.
     """
 
     metric: str
     value: float
     classes: list[str]
     per_item: list[dict[str, Any]]
+    scores: dict[str, Score] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; what is not defined (NaN) is None."""
+        plain: dict[str, Any] = _without_nan(asdict(self))
+        return plain
+
+    def per_patient(self) -> list[dict[str, Any]]:
+        """A row per patient: `group, items, organ, source` (of the first item) and the mean of every number."""
+        rows = []
+        for group, items in _grouped(self.per_item, "group").items():
+            row = {"group": group, "items": len(items), "organ": items[0]["organ"], "source": items[0]["source"]}
+            for name, example in items[0].items():
+                if isinstance(example, int | float):
+                    known = [item[name] for item in items if not math.isnan(item[name])]
+                    row[name] = float(np.mean(known)) if known else math.nan
+            rows.append(row)
+        return rows
+
+    def per_organ(self) -> list[dict[str, Any]]:
+        """A row per organ: `organ, items, groups, metric, value, low, high` (interval over its patients)."""
+        return self._by("organ")
+
+    def per_source(self) -> list[dict[str, Any]]:
+        """The same for every source."""
+        return self._by("source")
+
+    def _by(self, name: str) -> list[dict[str, Any]]:
+        rows = []
+        for key, items in _grouped(self.per_item, name).items():
+            groups = [item["group"] for item in items]
+            score = weighted_score(selecting_score(self.metric, items, self.classes), groups, DRAWS, seed=0)
+            rows.append({name: key, "items": len(items), "groups": len(set(groups)), "metric": self.metric,
+                         **asdict(score)})  # fmt: skip
+        return rows
 
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, data: LabelledSet, task: TaskConfig, img_px: int, device: torch.device
+    model: nn.Module,
+    data: LabelledSet,
+    task: TaskConfig,
+    img_px: int,
+    device: torch.device,
+    *,
+    inputs: Inputs | None = None,
+    full: bool = True,
+    mode: WindowMode = "whole",
+    seed: int = 0,
 ) -> Evaluation:
-    """Score a model; segmentation is compared at the stored size of each image, not at the network's."""
+    """Score a model.
+
+    Segmentation is compared at the stored size of each image, not at the network's. Enhancement is compared at the
+    network's size where whole images are shown to it, and at the stored size with sliding windows; its synthetic
+    inputs are drawn from (seed, number of the item), so they are the same for every model.
+
+    Args:
+        model: images (B, 1, P, P) in [0, 1] to the outputs of the kind.
+        data: what to score it on.
+        task: the kind and the classes.
+        img_px: P.
+        device: of the model.
+        inputs: changes what the network sees (robustness); None = nothing.
+        full: all scores with intervals; False = the selecting one alone, which is much faster.
+        mode: of dense tasks, see `usfm.models.windows`.
+        seed: of the synthetic inputs and of the bootstrap.
+
+    Raises:
+        DataError: the set cannot tell models apart by the selecting score (AUROC without both answers in a class).
+    """
     model.eval()
-    names = task.class_names
+    asking = Asking(model, data, task, img_px, device, inputs or _as_they_are, full, mode, seed)
     items: list[dict[str, Any]] = []
-    predicted = np.zeros(len(data), np.int64)
     for start in range(0, len(data), BATCH):
-        rows = slice(start, min(start + BATCH, len(data)))
-        canvases = torch.from_numpy(data.image[rows]).to(device)
-        height, width = torch.from_numpy(data.height[rows]), torch.from_numpy(data.width[rows])
-        logits = model(whole_images(canvases, height, width, img_px)).float()
-        for n, row in enumerate(range(rows.start, rows.stop)):
-            if task.kind == "segmentation":
-                high, wide = int(data.height[row]), int(data.width[row])
-                full = F.interpolate(logits[n : n + 1], (high, wide), mode="bilinear", align_corners=False)
-                drawn = full.argmax(dim=1)[0].cpu().numpy()
-                items.append({"id": data.ids[row], "value": dice(drawn, data.mask[row, :high, :wide], len(names))})
-            else:
-                probability, best = logits[n].softmax(dim=0).max(dim=0)
-                predicted[row] = int(best)
-                truth = names[int(data.label[row])]
-                items.append({"id": data.ids[row], "truth": truth, "predicted": names[int(best)],
-                              "probability": float(probability)})  # fmt: skip
-    if task.kind == "segmentation":
-        value = float(np.mean([item["value"] for item in items]))
-        return Evaluation(METRIC[task.kind], value, names, items)
-    value = balanced_accuracy(predicted, data.label)
-    return Evaluation(METRIC[task.kind], value, names, items, confusion(predicted, data.label, len(names)))
+        numbers = range(start, min(start + BATCH, len(data)))
+        items += asking.rows(numbers)
+    metric, names = METRIC[task.kind], task.class_names
+    select = selecting_score(metric, items, names)
+    value = float(select(np.ones((1, len(items))))[0])
+    if math.isnan(value):
+        raise DataError(
+            f"task {task.name}: {metric} is not defined on {len(data)} items: no class has items with and without "
+            "it; give the split more patients, or drop the class"
+        )
+    groups = [item["group"] for item in items]
+    asked: dict[str, WeightedScore] = item_scores(task.kind, items, names) if full else {metric: select}
+    scores = weighted_scores(asked, groups, DRAWS if full else 0, seed)
+    counts = []
+    if task.kind == "classification":
+        predicted, truth = (np.array([names.index(item[key]) for item in items]) for key in ("predicted", "truth"))
+        counts = confusion(predicted, truth, len(names))
+    return Evaluation(metric, value, names, items, scores, counts)
+
+
+def _as_they_are(images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    return images
+
+
+def _grouped(items: Sequence[dict[str, Any]], name: str) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for item in items:
+        found.setdefault(item[name], []).append(item)
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -6,6 +6,7 @@ distances NaN, and it is counted as `missed`, since no distance says how wrong i
 is nothing to find, specificity where there is nothing else.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,8 +102,11 @@ def _distances(predicted: Bools, truth: Bools) -> tuple[float, float]:
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance  # seconds to import
 
     a, b = (torch.from_numpy(region[None, None].astype(np.float32)) for region in (predicted, truth))
-    hd95 = compute_hausdorff_distance(a, b, include_background=True, percentile=PERCENTILE)
-    assd = compute_average_surface_distance(a, b, include_background=True, symmetric=True)
+    with warnings.catch_warnings():
+        # MONAI 1.6 calls a deprecated option of its own
+        warnings.simplefilter("ignore", FutureWarning)
+        hd95 = compute_hausdorff_distance(a, b, include_background=True, percentile=PERCENTILE)
+        assd = compute_average_surface_distance(a, b, include_background=True, symmetric=True)
     return float(hd95), float(assd)
 
 

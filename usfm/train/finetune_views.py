@@ -113,7 +113,7 @@ class ImageViews:
 
     def score(self, model: nn.Module, split: str, full: bool) -> Evaluation:
         """See `Views`."""
-        return evaluate(model, self._sets[split], self._config.task, self._px, self._device)
+        return evaluate(model, self._sets[split], self._config.task, self._px, self._device, full=full)
 
     def _boxes(
         self, index: torch.Tensor, height: torch.Tensor, width: torch.Tensor
