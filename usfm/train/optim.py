@@ -115,4 +115,4 @@ def _distance(name: str, depth: int) -> int:
 
 
 def _is_token(name: str) -> bool:
-    return name.endswith(("cls_token", "mask_token", "pos_embed", "relative_position_bias_table"))
+    return name.endswith(("cls_token", "mask_token", "pos_embed", "relative_position_bias_table", "query"))

@@ -10,7 +10,10 @@ from usfm.models.heads.attentive import AttentiveHead
 from usfm.models.heads.head import Head
 from usfm.models.heads.light import LightHead
 from usfm.models.heads.linear import LinearHead
+from usfm.models.heads.mask_query import MaskQueryHead
 from usfm.models.heads.regression import AttentiveRegression, LinearRegression
+from usfm.models.heads.restoration import RestorationHead
+from usfm.models.heads.upernet import UPerNetHead
 
 __all__ = ["HEADS", "HeadConfig", "default_head", "make_head"]
 
@@ -18,9 +21,9 @@ __all__ = ["HEADS", "HeadConfig", "default_head", "make_head"]
 HEADS: dict[TaskKind, dict[str, Callable[[EncoderConfig, int], Head]]] = {
     "classification": {"linear": LinearHead, "attentive": AttentiveHead},
     "multilabel": {"linear": LinearHead, "attentive": AttentiveHead},
-    "segmentation": {"light": LightHead},
+    "segmentation": {"light": LightHead, "upernet": UPerNetHead, "mask_query": MaskQueryHead},
     "regression": {"linear": LinearRegression, "attentive": AttentiveRegression},
-    "enhancement": {},
+    "enhancement": {"restoration": RestorationHead},
 }
 
 
