@@ -199,6 +199,13 @@ def test_restored_images_are_compared_with_the_clean_ones(data: LabelledSet) -> 
     for item in got.per_item:
         assert item["psnr"] == item["psnr_input"] == item["value"]
         assert item["ssim"] == item["ssim_input"]
+        assert 0.5 < item["gcnr"] <= 1, "the disc stands out"
+        assert item["gcnr"] == item["gcnr_input"]
+    half = replace(data, mask=data.mask * (np.arange(COUNT) < 4)[:, None, None])
+    flat = evaluate(Rule(lambda images: 0 * images), half, task, PX, CPU, seed=3)
+    assert [item["gcnr"] for item in flat.per_item[:4]] == [0] * 4
+    assert math.isnan(flat.per_item[4]["gcnr"]), "no mask, no region"
+    assert flat.scores["gcnr_input"].value == pytest.approx(np.mean([i["gcnr"] for i in got.per_item[:4]]))
     seen = nothing.seen[0]
     perfect = Rule(lambda images: images)
     evaluate(perfect, data, task_of("enhancement", degrade={"chance": 0}), PX, CPU, full=False)

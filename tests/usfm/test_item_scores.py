@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from usfm.metrics import classification as of
-from usfm.metrics.enhancement import gcnr, psnr, speckle_index, ssim
+from usfm.metrics.enhancement import gcnr, neighbourhood, psnr, speckle_index, ssim
 from usfm.metrics.intervals import mean_score, mean_score_over_seeds, weighted_difference, weighted_score
 from usfm.metrics.item_scores import item_scores, selecting_score
 from usfm.metrics.regression import (
@@ -216,6 +216,19 @@ def test_gcnr_is_one_minus_the_overlap_of_grey_values() -> None:
     assert gcnr(np.full((2, 4), 0.3), left, ~left) == 0
     assert gcnr(np.sqrt(image), left, ~left) == pytest.approx(0.5), "no change of dynamic range moves it"
     assert math.isnan(gcnr(image, np.zeros((2, 4), bool), left))
+
+
+def test_a_neighbourhood_is_a_ring() -> None:
+    region = np.zeros((40, 20), bool)
+    region[10:14, 8:10] = True
+    ring = neighbourhood(region, 0.05)
+    assert not (ring & region).any()
+    # a disc of radius 2 is 5 px across, so straight up and sideways it reaches 2 px
+    assert ring[8, 8]
+    assert not ring[7, 8]
+    assert ring[12, 6]
+    assert not ring[12, 5]
+    assert neighbourhood(np.ones((8, 8), bool)).sum() == 0
 
 
 def test_the_speckle_index_is_sd_over_mean() -> None:

@@ -88,7 +88,8 @@ def _missing(row: Mapping[str, Any], task: TaskConfig) -> str:
 def _read(row: Mapping[str, Any], task: TaskConfig) -> tuple[LabelledRow | None, str]:
     """What the row says, and what of it the task does not know; None = it says nothing that the task asks for."""
     if task.kind == "enhancement":
-        return LabelledRow(row, 0, [], None), ""
+        region = None if row["mask"] is None else (decode_grey(row["mask"]) > 0).astype(np.uint8)
+        return LabelledRow(row, 0, [], region), ""
     if task.kind == "regression":
         value = _measured(row, task) if task.needs_mask else _stated(row, task)
         return (None, f"no {task.target}=") if value is None else (LabelledRow(row, 0, [value], None), "")

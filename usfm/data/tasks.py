@@ -33,7 +33,8 @@ class LabelledSet:
         label: (n,) int64 class numbers (classification), else all zero.
         target: (n, T) float32: 0 or 1 per class (multilabel), or the number in its unit (regression, T = 1);
             else T = 0.
-        mask: (n, S, S) uint8 class numbers (segmentation), else empty.
+        mask: (n, S, S) uint8 class numbers (segmentation); 1 = the region that the row's mask shows, all 0 where it
+            has none (enhancement, where contrast is measured between regions); else empty.
         pair: (n, S, S) uint8 canvases of the image in high quality (enhancement with real pairs), else empty.
         organs: organ of each row.
         sources: source of each row.
@@ -116,7 +117,8 @@ def _require_classes(train: LabelledSet, task: TaskConfig, shards: str) -> None:
 def _decode(chosen: Sequence[LabelledRow], task: TaskConfig, left_out: dict[str, int]) -> LabelledSet:
     size, count = task.canvas_px, len(chosen)
     image = np.zeros((count, size, size), np.uint8)
-    mask = np.zeros((count if task.kind == "segmentation" else 0, size, size), np.uint8)
+    masked = task.kind in ("segmentation", "enhancement")
+    mask = np.zeros((count if masked else 0, size, size), np.uint8)
     pair = np.zeros((count if task.needs_pair else 0, size, size), np.uint8)
     for n, one in enumerate(chosen):
         height, width = one.row["height"], one.row["width"]

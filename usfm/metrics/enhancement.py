@@ -1,15 +1,17 @@
 """Scores of restored images: against the clean one (PSNR, SSIM), between regions (gCNR), without any reference."""
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-__all__ = ["gcnr", "psnr", "speckle_index", "ssim"]
+__all__ = ["gcnr", "neighbourhood", "psnr", "speckle_index", "ssim"]
 
 LEAST_ERROR = 1e-10  # mean squared error below which images count as equal: 100 dB
 LEVELS = 256
 WINDOW = 7
+RING = 0.1
 SHOWN = 10 / 255  # a window darker than this shows no echo
 
 
@@ -61,6 +63,13 @@ def gcnr(image: npt.NDArray[np.floating], inside: npt.NDArray[np.bool_], outside
         level = np.clip((image[region] * (LEVELS - 1)).round().astype(np.int64), 0, LEVELS - 1)
         shares.append(np.bincount(level, minlength=LEVELS) / len(level))
     return float(1 - np.minimum(*shares).sum())
+
+
+def neighbourhood(region: npt.NDArray[np.bool_], share: float = RING) -> npt.NDArray[np.bool_]:
+    """What lies around a region, (H, W): pixels outside it, within a share of the image's longer side."""
+    radius = max(1, round(share * max(region.shape)))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return np.asarray(cv2.dilate(region.astype(np.uint8), disc) > 0) & ~region
 
 
 def speckle_index(images: torch.Tensor) -> torch.Tensor:

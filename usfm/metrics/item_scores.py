@@ -26,12 +26,12 @@ METRIC: Mapping[TaskKind, str] = {
 }
 HIGHER_IS_BETTER: dict[str, bool] = {
     **dict.fromkeys(("balanced_accuracy", "accuracy", "macro_f1", "auroc", "auprc"), True),
-    **dict.fromkeys(("dice", "iou", "sensitivity", "specificity", "pearson", "psnr", "ssim"), True),
+    **dict.fromkeys(("dice", "iou", "sensitivity", "specificity", "pearson", "psnr", "ssim", "gcnr"), True),
     **dict.fromkeys(("ece", "hd95_px", "hd95_mm", "assd_px", "assd_mm", "missed", "mae", "rmse"), False),
     **dict.fromkeys(("circumference_mae_mm", "speckle_index"), False),
 }
 MASK_COLUMNS = ("dice", "iou", "sensitivity", "specificity", "hd95_px", "hd95_mm", "assd_px", "assd_mm", "missed")
-IMAGE_COLUMNS = ("psnr", "ssim", "speckle_index", "psnr_input", "ssim_input", "speckle_index_input")
+IMAGE_COLUMNS = tuple(f"{name}{of}" for of in ("", "_input") for name in ("psnr", "ssim", "speckle_index", "gcnr"))
 
 
 def selecting_score(metric: str, items: Items, classes: Sequence[str]) -> WeightedScore:
@@ -64,7 +64,7 @@ def item_scores(kind: TaskKind, items: Items, classes: Sequence[str]) -> dict[st
     if kind == "regression":
         return _of_numbers(column(items, "predicted"), column(items, "truth"))
     names = [*MASK_COLUMNS, *(f"{name}_{k}" for k in classes[1:] for name in MASK_COLUMNS)]
-    wanted = names if kind == "segmentation" else [*IMAGE_COLUMNS, "gcnr", "gcnr_input"]
+    wanted = names if kind == "segmentation" else IMAGE_COLUMNS
     values = {name: column(items, name) for name in wanted if any(name in item for item in items)}
     scores = {name: weighted_mean(of) for name, of in values.items() if not np.isnan(of).all()}
     if any("circumference_mm" in item for item in items):

@@ -9,20 +9,21 @@ mean. Then by kind:
 - segmentation: the columns of `usfm.metrics.segmentation.MaskScores`, with several classes also `<column>_<class>`;
   with `measure: circumference` also `circumference_mm, circumference_truth_mm`; value = Dice;
 - regression: `truth, predicted, error, unit`; value = |error|;
-- enhancement: `psnr, ssim, speckle_index` of the restored image, `psnr_input, ssim_input, speckle_index_input` of
-  what the network was given; value = PSNR.
+- enhancement: `psnr, ssim, speckle_index, gcnr` of the restored image and the same with `_input` of what the
+  network was given; gCNR between the region of the row's mask and its surroundings, NaN without; value = PSNR.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from usfm.data.mask_measures import ellipse_perimeter
 from usfm.data.tasks import LabelledSet, TaskConfig
-from usfm.metrics.enhancement import psnr, speckle_index, ssim
+from usfm.metrics.enhancement import gcnr, neighbourhood, psnr, speckle_index, ssim
 from usfm.metrics.scores import dice
 from usfm.metrics.segmentation import mask_scores, mean_over_classes
 
@@ -94,15 +95,23 @@ def number_rows(outputs: torch.Tensor, numbers: Sequence[int], data: LabelledSet
 def image_row(
     restored: torch.Tensor, given: torch.Tensor, clean: torch.Tensor, number: int, data: LabelledSet, full: bool
 ) -> Row:
-    """Row of an enhancement; all images (1, H, W) in [0, 1]."""
+    """Row of an enhancement; all images (1, H, W) in [0, 1], at the stored size or squeezed."""
     restored, given, clean = restored[None], given[None], clean[None]
     value = float(psnr(restored, clean))
     row = _common(data, number, value)
     if full:
+        region = _region(data, number, restored.shape[-2:])
         for image, suffix in ((restored, ""), (given, "_input")):
             row |= {f"psnr{suffix}": float(psnr(image, clean)), f"ssim{suffix}": float(ssim(image, clean)),
-                    f"speckle_index{suffix}": float(speckle_index(image))}  # fmt: skip
+                    f"speckle_index{suffix}": float(speckle_index(image)),
+                    f"gcnr{suffix}": gcnr(image[0, 0].cpu().numpy(), region, neighbourhood(region))}  # fmt: skip
     return row
+
+
+def _region(data: LabelledSet, number: int, size: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Where the row's mask is on, (H, W) of the compared image."""
+    stored = data.mask[number, : data.height[number], : data.width[number]]
+    return np.asarray(cv2.resize(stored, (size[1], size[0]), interpolation=cv2.INTER_NEAREST) > 0)
 
 
 def _common(data: LabelledSet, number: int, value: float) -> Row:
