@@ -13,7 +13,7 @@ from usfm.errors import DataError
 from usfm.metrics.enhancement import psnr
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC, evaluate
 from usfm.metrics.robustness import robustness
-from usfm.metrics.scores import dice
+from usfm.metrics.segmentation import dice
 
 CPU, PX, COUNT = torch.device("cpu"), 32, 8
 

@@ -10,7 +10,8 @@ from shard_factory import HEAD, VIEW
 
 from usfm.data.tasks import TaskConfig, label_fraction, load_task
 from usfm.errors import CheckpointError, ConfigError, DataError
-from usfm.metrics.scores import balanced_accuracy, confusion, dice
+from usfm.metrics.classification import balanced_accuracy, confusion
+from usfm.metrics.segmentation import dice
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune

@@ -28,7 +28,7 @@ from usfm.metrics.probe import (
     token_shares,
 )
 from usfm.metrics.rank import mean_cosine, rankme
-from usfm.metrics.scores import dice, overlap
+from usfm.metrics.segmentation import dice, overlap
 
 
 def clusters(n: int, classes: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

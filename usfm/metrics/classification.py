@@ -1,6 +1,6 @@
-"""Scores of classifiers as functions of weighted items, so that one draw of patients serves every score.
+"""Scores of classifiers, most as functions of weighted items, so that one draw of patients serves every score.
 
-Each function here takes what the items say and gives a `WeightedScore`: (D, n) weights to (D,) scores. They are
+Those functions take what the items say and give a `WeightedScore`: (D, n) weights to (D,) scores. They are
 scikit-learn's `recall_score`, `f1_score`, `roc_auc_score` and `average_precision_score`, which take one set of
 weights at a time, far too slow for a bootstrap (tests compare them, weighted too).
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import confusion_matrix, recall_score
 
 from usfm.metrics.intervals import Floats, Ints, WeightedScore
 
@@ -16,11 +17,13 @@ __all__ = [
     "accuracy",
     "auroc",
     "average_precision",
+    "balanced_accuracy",
     "balanced_accuracy_of",
     "binary_f1",
     "binary_recall",
     "binary_specificity",
     "calibration_error",
+    "confusion",
     "macro",
     "macro_f1_of",
     "reliability",
@@ -28,6 +31,18 @@ __all__ = [
 
 Bools = npt.NDArray[np.bool_]
 BINS = 15  # of the expected calibration error, as Guo et al. (2017)
+
+
+def balanced_accuracy(predicted: Ints, truth: Ints) -> float:
+    """Mean recall over the classes that occur in `truth` (scikit-learn), in [0, 1]."""
+    # a class that is predicted without occurring costs the others recall; it has none of its own
+    return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0))
+
+
+def confusion(predicted: Ints, truth: Ints, classes: int) -> list[list[int]]:
+    """Counts (K, K): rows are the truth, columns the prediction."""
+    counts: list[list[int]] = confusion_matrix(truth, predicted, labels=list(range(classes))).tolist()
+    return counts
 
 
 def accuracy(predicted: Ints, truth: Ints) -> WeightedScore:

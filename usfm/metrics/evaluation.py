@@ -12,9 +12,9 @@ from torch import nn
 from usfm.data.tasks import LabelledSet, TaskConfig
 from usfm.errors import DataError
 from usfm.metrics.answers import Asking, Inputs
+from usfm.metrics.classification import confusion
 from usfm.metrics.intervals import Score, WeightedScore, weighted_score, weighted_scores
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, METRIC, item_scores, selecting_score
-from usfm.metrics.scores import confusion
 from usfm.models.windows import WindowMode
 
 __all__ = ["HIGHER_IS_BETTER", "METRIC", "Evaluation", "Inputs", "evaluate"]

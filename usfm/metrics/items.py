@@ -24,8 +24,7 @@ import torch
 from usfm.data.mask_measures import ellipse_perimeter
 from usfm.data.tasks import LabelledSet, TaskConfig
 from usfm.metrics.enhancement import gcnr, neighbourhood, psnr, speckle_index, ssim
-from usfm.metrics.scores import dice
-from usfm.metrics.segmentation import mask_scores, mean_over_classes
+from usfm.metrics.segmentation import dice, mask_scores, mean_over_classes
 
 __all__ = ["class_rows", "image_row", "label_rows", "mask_row", "number_rows"]
 

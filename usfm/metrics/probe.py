@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from usfm.metrics.scores import balanced_accuracy
+from usfm.metrics.classification import balanced_accuracy
 
 __all__ = [
     "choose_strength",

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["MaskScores", "mask_scores", "mean_over_classes", "region_overlap"]
+__all__ = ["MaskScores", "dice", "mask_scores", "mean_over_classes", "overlap", "region_overlap"]
 
 Bools = npt.NDArray[np.bool_]
 NAN = float("nan")
@@ -52,6 +52,32 @@ def region_overlap(predicted: Bools, truth: Bools) -> tuple[float, float]:
     """Dice and intersection over union of two regions (H, W)."""
     total, both = int(predicted.sum()) + int(truth.sum()), int((predicted & truth).sum())
     return (2 * both / total, both / (total - both)) if total else (1.0, 1.0)
+
+
+def dice(predicted: npt.NDArray[np.integer], truth: npt.NDArray[np.integer], classes: int) -> float:
+    """Dice of one image, averaged over foreground classes, in [0, 1].
+
+    Args:
+        predicted: (H, W) class numbers.
+        truth: (H, W) class numbers.
+        classes: number of classes, background included.
+
+    Returns:
+        2 |A n B| / (|A| + |B|). A class that is absent from both scores 1, one that is in one alone scores 0.
+    """
+    return overlap(predicted, truth, classes)[0]
+
+
+def overlap(
+    predicted: npt.NDArray[np.integer], truth: npt.NDArray[np.integer], classes: int
+) -> tuple[float, float]:
+    """Dice and intersection over union of one image, each averaged over foreground classes; see `dice`."""
+    scores, unions = [], []
+    for number in range(1, classes):
+        score, union = region_overlap(predicted == number, truth == number)
+        scores.append(score)
+        unions.append(union)
+    return float(np.mean(scores)), float(np.mean(unions))
 
 
 def mask_scores(

@@ -15,7 +15,7 @@ from torch import nn
 from usfm.data.codec import decode_grey
 from usfm.data.shard_reader import ShardReader
 from usfm.data.stream import StreamConfig
-from usfm.metrics.scores import dice
+from usfm.metrics.segmentation import dice
 from usfm.models.bundle import load_bundle
 from usfm.predict.predictor import label_map, whole_image
 

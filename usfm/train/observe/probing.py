@@ -19,7 +19,7 @@ from usfm.metrics.probe import (
     linear_predict,
     token_shares,
 )
-from usfm.metrics.scores import overlap
+from usfm.metrics.segmentation import overlap
 from usfm.rng import stream_key
 from usfm.train.observe.config import ProbeConfig
 from usfm.train.observe.features import Features
