@@ -9,6 +9,7 @@ from ray_jobs.job import RECIPES
 from ray_jobs.pretrain import PretrainJobConfig
 from ray_jobs.probe import ProbeJobConfig
 from ray_jobs.sweep import SweepConfig, trials
+from ray_jobs.sweep_config import studies
 from usfm.config import Config, load_config
 from usfm.masking.patches import hidden_units
 
@@ -81,9 +82,8 @@ def test_the_base_recipe_is_the_papers_size() -> None:
 @pytest.mark.parametrize("name", names(SweepConfig, DemoConfig))
 def test_sweeps_build_every_trial(name: str) -> None:
     config = sweep_of(name)
-    made = trials(config)
-    sizes = [len(axis) for axis in (config.tasks, config.inits, config.fractions, config.seeds)]
-    assert len(made) == sizes[0] * sizes[1] * sizes[2] * sizes[3]
+    made = {name: trial.config for name, trial in trials(config).items()}
+    assert len(made) == len(studies(config)) * len(config.fractions) * len(config.seeds)
     assert {trial.fraction for trial in made.values()} == set(config.fractions)
     assert len({trial.run_dir for trial in made.values()}) == len(made)
     for trial in made.values():

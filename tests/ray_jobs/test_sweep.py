@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from shard_factory import HEAD, VIEW
 
 from ray_jobs import finetune as finetune_job
 from ray_jobs import sweep
 from ray_jobs.console import Console
 from ray_jobs.finetune import FinetuneJobConfig
+from ray_jobs.sweep_search import SearchConfig, draw
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
@@ -101,24 +103,26 @@ def test_two_workers_share_one_finetuning_run(small_shards: Path, tmp_path: Path
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_scheduler_stops_a_weak_trial_and_keeps_the_finished_one(small_shards: Path, tmp_path: Path) -> None:
-    stuck = {
-        **VIEW,
-        "name": "stuck",
-        "canvas_px": 64,
-    }  # the same task from another head, which starts wrong and does not learn
-    values = {"fractions": [1.0], "seeds": [1], "max_concurrent": 1, "per_task": {"stuck": {"optim": {"lr": 1e-9}}}}
+    # the second of the two rates does not learn
+    search = {"space": {"optim.lr": {"choice": [1e-3, 1e-9]}}, "samples": 4, "scheduler": "asha", "grace": 0.5}
     slow = {**VALUES, "steps": 16, "eval_every": 8}
-    tasks = [{**VIEW, "canvas_px": 64}, stuck]
-    config = config_of(small_shards, tmp_path, scheduler="asha", finetune=slow, tasks=tasks, **values)
-    status = {row["task"]: row["status"] for row in results(sweep.run(config, Console()))}
-    assert status == {"view": "ok", "stuck": "stopped early by the scheduler"}
-    assert reported(tmp_path) == {"view-scratch-1-1": [8, 16], "stuck-scratch-1-1": [8]}
+    config = config_of(small_shards, tmp_path, finetune=slow, tasks=[{**VIEW, "canvas_px": 64}], fractions=[1.0],
+                       seeds=[1], max_concurrent=1, search=search)  # fmt: skip
+    planned = sweep.trials(config)
+    assert len(planned) == 2  # of four points two are the same as others
+    rows = results(sweep.run(config, Console()))
+    status = {float(row["search_optim.lr"]): row["status"] for row in rows}
+    assert status == {1e-3: "ok", 1e-9: "stopped early by the scheduler"}
+    assert [len(steps) for steps in reported(tmp_path).values()] == [2, 1]
     assert sweep.plan(config)["done"] == 2  # a stopped trial is not run again
+    assert yaml.safe_load((tmp_path / "best.yaml").read_text()) == {"view": {"scratch": {"optim": {"lr": 1e-3}}}}
+    tuned = config_of(small_shards, tmp_path / "table", tuned=str(tmp_path / "best.yaml"), tasks=config.tasks)
+    assert {trial.config.optim.lr for trial in sweep.trials(tuned).values()} == {1e-3}
 
 
 def test_results_of_other_shards_do_not_count_as_done(small_shards: Path, tmp_path: Path) -> None:
     config = config_of(small_shards, tmp_path, tasks=[{**VIEW, "canvas_px": 64}], fractions=[1.0])
-    trial = sweep.trials(config)["view-scratch-1-0"]
+    trial = sweep.trials(config)["view-scratch-1-0"].config
     finetune(trial, PlainContext())
     assert sweep.plan(config)["done"] == 1
     path = Path(trial.run_dir) / "result.json"
@@ -127,19 +131,78 @@ def test_results_of_other_shards_do_not_count_as_done(small_shards: Path, tmp_pa
 
 
 def test_trials_are_checked_before_any_starts(small_shards: Path, tmp_path: Path) -> None:
+    def of(**values) -> dict:
+        return sweep.trials(config_of(small_shards, tmp_path, **values))
+
     with pytest.raises(ConfigError, match=r"unknown key stepps; did you mean steps\?"):
-        sweep.trials(config_of(small_shards, tmp_path, finetune={**VALUES, "stepps": 3}))
+        of(finetune={**VALUES, "stepps": 3})
     with pytest.raises(ConfigError, match="per_task names no task of this sweep: heads"):
-        sweep.trials(config_of(small_shards, tmp_path, per_task={"heads": {}}))
+        of(per_task={"heads": {}})
+    with pytest.raises(ConfigError, match="inits.base.tasks names no task of this sweep: heads"):
+        of(inits={"base": {"tasks": ["heads"]}})
+    with pytest.raises(ConfigError, match="inits.base sets seed, which the sweep itself sets"):
+        of(inits={"base": {"seed": 3}})
+    with pytest.raises(ConfigError, match="tuned has no values for task view with initialisation scratch"):
+        of(tuned={"head": {"scratch": {}}})
+    with pytest.raises(ConfigError, match="no.yaml is not the best.yaml of a search"):
+        of(tuned="no.yaml")
     missing = config_of(small_shards, tmp_path, inits={"pretrained": str(tmp_path / "none")},
                         finetune={k: v for k, v in VALUES.items() if k != "encoder"})  # fmt: skip
     with pytest.raises(CheckpointError, match="neither a pre-training run nor an exported model"):
         sweep.run(missing, Console())
 
 
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            {"optim.lrr": {"uniform": [0, 1]}},
+            r"search.space.optim.lrr: 0.0 cannot be run: unknown key optim.lrr; did",
+        ),
+        ({"layer_decay": {"uniform": [0.5, 1.5]}}, r"search.space.layer_decay: 1.5 cannot be run: layer_decay"),
+        ({"batch_size": {"choice": [8, 0]}}, "search.space.batch_size: 0 cannot be run"),
+        ({"optim.lr": {"choice": ["1e-3"]}}, "search.space.optim.lr: '1e-3' is read as 0.001; write it so"),
+        ({"seed": {"integer": [0, 9]}}, "search.space.seed: the sweep itself sets seed"),
+        ({"steps": {"integer": [9, 1]}}, "the lowest value 9 is not below the highest 1"),
+        ({"steps": {}}, "give one of uniform, loguniform, integer, choice; got none"),
+        ({"optim.lr": {"loguniform": [0, 1]}}, "loguniform starts above 0, got 0"),
+    ],
+)
+def test_a_search_space_is_checked_at_both_ends(small_shards: Path, tmp_path: Path, space: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        sweep.trials(
+            config_of(
+                small_shards, tmp_path, fractions=[1.0], seeds=[0], search={"space": space, "algorithm": "optuna"}
+            )
+        )
+
+
+def test_a_search_runs_at_one_fraction(small_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one label fraction and one seed"):
+        sweep.trials(config_of(small_shards, tmp_path, search={"space": {"steps": {"choice": [1]}}}))
+
+
+def test_points_of_a_random_search_are_the_same_for_all_and_in_range() -> None:
+    space = {"a": {"loguniform": [1e-4, 1e-2]}, "b": {"integer": [1, 3]}, "c": {"uniform": [-1, 1]},
+             "d": {"choice": ["x", "y"]}}  # fmt: skip
+    search = SearchConfig.build({"space": space})
+    points = [draw(search, number) for number in range(200)]
+    assert points == [draw(search, number) for number in range(200)]
+    assert {point["b"] for point in points} == {1, 2, 3}
+    assert {point["d"] for point in points} == {"x", "y"}
+    assert all(1e-4 <= point["a"] <= 1e-2 and -1 <= point["c"] <= 1 for point in points)
+    assert sum(point["a"] < 1e-3 for point in points) == pytest.approx(100, abs=20)  # half of the factors
+    # a key more leaves the draws of the others as they are
+    more = SearchConfig.build({"space": {"e": {"uniform": [0, 1]}, **space}})
+    assert {k: v for k, v in draw(more, 5).items() if k != "e"} == points[5]
+
+
 def test_nested_values_are_merged(small_shards: Path, tmp_path: Path) -> None:
-    config = config_of(small_shards, tmp_path, per_task={"view": {"optim": {"lr": 5e-4}}})
-    made = sweep.trials(config)
-    assert list(made) == ["head-scratch-0.5-0", "head-scratch-1-0", "view-scratch-0.5-0", "view-scratch-1-0"]
+    inits = {"scratch": "scratch", "slow": {"optim": {"lr": 1e-5}, "tasks": ["head"]}}
+    config = config_of(small_shards, tmp_path, per_task={"view": {"optim": {"lr": 5e-4}}}, inits=inits)
+    made = {name: trial.config for name, trial in sweep.trials(config).items()}
+    assert list(made) == ["head-scratch-0.5-0", "head-slow-0.5-0", "head-scratch-1-0", "head-slow-1-0",
+                          "view-scratch-0.5-0", "view-scratch-1-0"]  # fmt: skip
     assert (made["view-scratch-1-0"].optim.lr, made["view-scratch-1-0"].optim.base_batch) == (5e-4, 8)
     assert made["head-scratch-1-0"].optim.lr == 1e-3
+    assert (made["head-slow-1-0"].optim.lr, made["head-slow-1-0"].init) == (1e-5, "scratch")

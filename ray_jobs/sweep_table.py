@@ -1,0 +1,124 @@
+"""The table of a sweep: one row per trial, one row per scored item, the best bundles, and a summary."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ray_jobs.console import Console
+from ray_jobs.sweep_config import Trial
+from ray_jobs.sweep_tune import Ledger
+from usfm.metrics.evaluation import HIGHER_IS_BETTER
+from usfm.train.durable import LEFTOVER
+
+__all__ = ["ITEMS", "TABLE", "best_trials", "keep_best", "rows_of", "summarise", "write_tables"]
+
+TABLE, ITEMS = "results", "items"
+COLUMNS = (
+    *("task", "kind", "init", "network", "fraction", "seed", "train_items", "train_groups"),
+    *("metric", "value", "val_value", "seconds", "status", "bundle"),
+)
+OK, STOPPED = "ok", "stopped early by the scheduler"
+
+
+def rows_of(trials: Iterable[Trial], ledger: Ledger) -> list[dict[str, Any]]:
+    """One row per trial: what it was, and its scores or the reason why it has none."""
+    rows = []
+    for trial in trials:
+        config = trial.config
+        row: dict[str, Any] = {
+            "task": config.task.name, "kind": config.task.kind, "init": trial.init,
+            "network": config.network, "fraction": config.fraction, "seed": config.seed,
+        }  # fmt: skip
+        if result := ledger.result(trial):
+            row |= {key: result[key] for key in COLUMNS if key in result}
+            row |= {"status": OK, "bundle": f"trials/{trial.name}/best"}
+            row |= {f"score_{name}": score["value"] for name, score in _scored(trial).get("scores", {}).items()}
+        elif stopped := ledger.stopped(trial):
+            row |= {"status": STOPPED, "val_value": stopped["val_value"]}
+        else:
+            row["status"] = ledger.failures.get(trial.name, "not run")
+        rows.append(row | {f"search_{key}": value for key, value in trial.searched.items()})
+    return rows
+
+
+def items_of(trials: Iterable[Trial], ledger: Ledger) -> list[dict[str, Any]]:
+    """One row per trial and item of the test set, with the item's scores."""
+    rows = []
+    for trial in trials:
+        if ledger.result(trial):
+            config = trial.config
+            which = {"task": config.task.name, "init": trial.init, "fraction": config.fraction, "seed": config.seed}
+            searched = {f"search_{key}": value for key, value in trial.searched.items()}
+            rows += [{**which, **item, **searched} for item in _scored(trial)["per_item"]]
+    return rows
+
+
+def write_tables(folder: Path, trials: Sequence[Trial], ledger: Ledger) -> pd.DataFrame:
+    """Write results.csv, results.parquet and items.parquet; returns the table of results."""
+    table = pd.DataFrame(rows_of(trials, ledger))
+    table = table.reindex(columns=[*COLUMNS, *(name for name in table if name not in COLUMNS)])
+    table = table.astype({"train_items": "Int64", "train_groups": "Int64"})  # a failed trial has none
+    items = pd.DataFrame(items_of(trials, ledger))
+    _replace(folder / f"{TABLE}.csv", lambda path: table.to_csv(path, index=False))
+    _replace(folder / f"{TABLE}.parquet", lambda path: table.to_parquet(path, index=False))
+    _replace(folder / f"{ITEMS}.parquet", lambda path: items.to_parquet(path, index=False))
+    return table
+
+
+def best_trials(trials: Iterable[Trial], ledger: Ledger, by_init: bool = False) -> dict[tuple[str, str], Trial]:
+    """The trial with the best validation score of each task, or of each task and initialisation.
+
+    Returns:
+        (task, name of the initialisation or "") -> trial.
+    """
+    best: dict[tuple[str, str], tuple[float, Trial]] = {}
+    for trial in trials:
+        if result := ledger.result(trial):
+            key = (trial.config.task.name, trial.init if by_init else "")
+            higher = HIGHER_IS_BETTER[result["metric"]]
+            score = float(result["val_value"]) * (1 if higher else -1)
+            if key not in best or score > best[key][0]:
+                best[key] = (score, trial)
+    return {key: trial for key, (_, trial) in best.items()}
+
+
+def keep_best(folder: Path, trials: Iterable[Trial], ledger: Ledger) -> None:
+    """Copy, per task, the bundle with the best validation score to best/<task>."""
+    shutil.rmtree(folder / "best", ignore_errors=True)
+    for (task, _), trial in best_trials(trials, ledger).items():
+        shutil.copytree(Path(trial.config.run_dir) / "best", folder / "best" / task)
+
+
+def summarise(table: pd.DataFrame, console: Console, folder: Path) -> None:
+    """Say what failed and print the mean test scores."""
+    for _, row in table[~table.status.isin([OK, STOPPED])].iterrows():
+        console.warn(f"trial {row.task} {row.init} {row.fraction:g} seed {row.seed}: {row.status}")
+    done = table[table.status == OK]
+    if done.empty:
+        return
+    cells = done.groupby(["task", "init", "fraction"], sort=False).value.agg(["mean", "min", "max", "count"])
+    shown = [
+        (cell.task, cell.init, f"{cell.fraction:.0%}", f"{cell['mean']:.3f}",
+         f"{cell['min']:.3f} - {cell['max']:.3f}", int(cell["count"]))
+        for _, cell in cells.reset_index().iterrows()
+    ]  # fmt: skip
+    columns = ("task", "init", "labels", "mean", "range", "trials")
+    console.table(f"test scores ({folder / TABLE}.csv)", columns, shown)
+
+
+def _scored(trial: Trial) -> Mapping[str, Any]:
+    """The evaluation of a trial's best bundle on the test set."""
+    path = Path(trial.config.run_dir) / "best" / "evaluation.json"
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a file under another name first, so that a reader never meets half of it."""
+    partial = path.with_name(f".{path.name}{LEFTOVER}")
+    write(partial)
+    partial.replace(path)

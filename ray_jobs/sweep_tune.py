@@ -1,0 +1,222 @@
+"""The trials of a sweep on Ray Tune: which are done, and running those that are not."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.sweep_config import Study, SweepConfig, Trial
+from ray_jobs.sweep_search import SearchRange, value_at
+from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
+from usfm.train.context import PlainContext, best_device
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.rundir import open_run, read_config
+
+__all__ = ["TUNE", "Ledger", "known_trials", "run_study", "run_trials"]
+
+RESULT, STOPPED = "result.json", "stopped.json"
+SCORE = "best_val_value"
+TUNE = "tune"
+"""Folder of Tune's own records and TensorBoard files in the sweep's folder."""
+
+
+class Ledger:
+    """Which trials came to their end on these very shards and first weights, and why others did not."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, str] = {}
+        self.found: dict[str, Trial] = {}  # of a search, done, by name
+        self._inputs: dict[tuple[str, str], dict[str, str]] = {}
+        self._done: set[str] = set()
+
+    def inputs(self, trial: Trial) -> dict[str, str]:
+        """`FinetuneConfig.inputs`; hashing a checkpoint takes a while, so once per initialisation."""
+        key = (trial.config.shards, trial.config.init)
+        if key not in self._inputs:
+            self._inputs[key] = trial.config.inputs()
+        return self._inputs[key]
+
+    def result(self, trial: Trial) -> dict[str, Any] | None:
+        """The result of a trial that ran to its end, else None."""
+        return self._read(trial, RESULT)
+
+    def stopped(self, trial: Trial) -> dict[str, Any] | None:
+        """What the scheduler left of a trial that it stopped early, else None."""
+        return self._read(trial, STOPPED)
+
+    def stop(self, trial: Trial, val_value: float | None) -> None:
+        """Note that the scheduler stopped a trial, so that it is not run again."""
+        note = {"inputs": self.inputs(trial), "val_value": val_value}
+        partial = Path(trial.config.run_dir) / f"{STOPPED}.partial"
+        partial.write_text(json.dumps(note), encoding="utf-8")
+        os.replace(partial, partial.with_name(STOPPED))
+
+    def done(self, trial: Trial) -> bool:
+        """Whether a trial need not run again."""
+        if trial.name not in self._done and (self.result(trial) or self.stopped(trial)):
+            self._done.add(trial.name)
+        return trial.name in self._done
+
+    def count(self, trials: Iterable[Trial]) -> int:
+        """How many are done."""
+        return sum(self.done(trial) for trial in trials)
+
+    def _read(self, trial: Trial, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads((Path(trial.config.run_dir) / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return found if found.get("inputs") == self.inputs(trial) else None
+
+
+def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger) -> None:
+    """Run trials; the reasons of those that fail go to the ledger."""
+    from ray import tune
+
+    by_name = {trial.name: trial for trial in waiting}
+    specs = [{"name": name, "config": trial.config.model_dump(mode="json")} for name, trial in by_name.items()]
+    trainable = tune.with_parameters(_run_planned, placement=_placement(config))
+    first = next(iter(by_name.values()))
+    grid = _fit(config, first, trainable, {"trial": tune.grid_search(specs)}, trial_dirname_creator=_name)
+    _book(grid, lambda values: by_name[values["trial"]["name"]], ledger)
+
+
+def run_study(config: SweepConfig, study: Study, ledger: Ledger) -> None:
+    """Run what is missing of an Optuna search of one task and initialisation.
+
+    The scores of trials that are there already are told to Optuna first, so a search that was cut goes on.
+    """
+    search, at = config.search, (config.fractions[0], config.seeds[0])
+    assert search is not None
+    known = known_trials(config, study, ledger)
+    if (missing := search.samples - len(known)) <= 0:
+        return
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    scores = [(ledger.result(trial) or ledger.stopped(trial) or {})["val_value"] for trial in known]
+    algorithm = OptunaSearch(
+        space=OptunaSearch.convert_search_space({key: _domain(span) for key, span in search.space.items()}),
+        metric=SCORE,
+        mode=_mode(study.trial(*at)),
+        points_to_evaluate=[dict(trial.searched) for trial in known] or None,
+        evaluated_rewards=scores or None,
+        seed=search.seed + len(known),  # the same seed would propose the first points again
+    )
+    trainable = tune.with_parameters(_run_searched, study=study, at=at, placement=_placement(config))
+    grid = _fit(config, study.trial(*at), trainable, {}, search_alg=algorithm, num_samples=missing)
+    _book(grid, lambda values: study.trial(*at, values), ledger)
+
+
+def known_trials(config: SweepConfig, study: Study, ledger: Ledger) -> list[Trial]:
+    """The trials of an Optuna search that are done, or failed in this process, in the order of their names."""
+    at, space = (config.fractions[0], config.seeds[0]), (config.search.space if config.search else {})
+    example = study.trial(*at)
+    for folder in Path(example.config.run_dir).parent.glob(f"{example.name}-*"):
+        if folder.name not in ledger.found and (folder / "config.yaml").exists():
+            tree = read_config(folder)
+            trial = study.trial(*at, {key: value_at(tree, key) for key in space})
+            if trial.name == folder.name and (ledger.done(trial) or trial.name in ledger.failures):
+                ledger.found[trial.name] = trial
+    return [trial for name, trial in sorted(ledger.found.items()) if name.startswith(f"{example.name}-")]
+
+
+def _fit(config: SweepConfig, example: Trial, trainable: Any, space: dict[str, Any], **options: Any) -> Any:
+    """Run one Tuner to its end; returns its grid of results."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    alone = config.workers_per_trial == 0
+    # a trial that waits for Ray Train workers must not hold the CPU that they need
+    resources = {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial} if alone else {"cpu": 0.01}
+    scheduler = FIFOScheduler()
+    if config.search is not None and config.search.scheduler == "asha":
+        most = example.config.steps
+        grace = max(1, round(config.search.grace * most))
+        scheduler = ASHAScheduler("step", metric=SCORE, mode=_mode(example), max_t=most, grace_period=grace)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=config.max_concurrent,
+            scheduler=scheduler,
+            reuse_actors=alone,  # importing torch costs more than a small trial
+            **options,
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=str(Path(config.run_dir).absolute()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=config.retries),
+        ),
+    )
+    return tuner.fit()
+
+
+def _book(grid: Any, trial_of: Callable[[Mapping[str, Any]], Trial], ledger: Ledger) -> None:
+    """Note what did not come to its end: failed, or stopped by the scheduler."""
+    for result in grid:
+        trial = trial_of(result.config)
+        if ledger.done(trial):
+            continue
+        if result.error:
+            ledger.failures[trial.name] = str(result.error).strip().splitlines()[-1]
+        else:
+            ledger.stop(trial, result.metrics[SCORE])
+
+
+def _domain(span: SearchRange) -> Any:
+    from ray import tune
+
+    if span.choice is not None:
+        return tune.choice(span.choice)
+    if span.integer is not None:
+        return tune.randint(span.integer[0], span.integer[1] + 1)
+    return tune.loguniform(*span.loguniform) if span.loguniform else tune.uniform(*(span.uniform or ()))
+
+
+def _mode(trial: Trial) -> str:
+    return "max" if HIGHER_IS_BETTER[METRIC[trial.config.task.kind]] else "min"
+
+
+def _name(trial: Any) -> str:
+    name: str = trial.config["trial"]["name"]
+    return name
+
+
+def _placement(config: SweepConfig) -> dict[str, Any]:
+    return {key: getattr(config, key) for key in ("workers_per_trial", "cpus_per_trial", "gpus_per_trial")}
+
+
+def _run_planned(values: dict[str, Any], placement: Mapping[str, Any]) -> None:
+    """A Tune trial that was planned before the sweep began."""
+    _run(FinetuneConfig.build(values["trial"]["config"]), placement)
+
+
+def _run_searched(
+    values: dict[str, Any], study: Study, at: tuple[float, int], placement: Mapping[str, Any]
+) -> None:
+    """A Tune trial whose values a search algorithm has chosen."""
+    _run(study.trial(*at, values).config, placement)
+
+
+def _run(config: FinetuneConfig, placement: Mapping[str, Any]) -> None:
+    from ray import tune
+
+    open_run(Path(config.run_dir), config, placement)
+    if placement["workers_per_trial"]:
+        from ray.tune.integration.ray_train import TuneReportCallback
+
+        from ray_jobs.finetune import fit
+
+        cpus, gpus = placement["cpus_per_trial"], placement["gpus_per_trial"]
+        fit(config, placement["workers_per_trial"], cpus, gpus, [TuneReportCallback()])
+        return
+    import torch
+
+    torch.set_num_threads(max(1, int(placement["cpus_per_trial"])))
+    context = PlainContext(device=best_device() if placement["gpus_per_trial"] else torch.device("cpu"))
+    context.report = lambda metrics, *_: tune.report(dict(metrics))  # type: ignore[method-assign]
+    finetune(config, context)

@@ -1,0 +1,58 @@
+"""A sweep whose processes are killed ends with the table of one that was left alone."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from shard_factory import VIEW
+
+from ray_jobs import sweep
+from usfm.train.context import PlainContext
+from usfm.train.finetune import finetune
+
+VALUES = {
+    "encoder": {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.1}, "steps": 120, "batch_size": 8,
+    "eval_every": 4, "optim": {"lr": 1e-3, "base_batch": 8},
+}  # fmt: skip
+PATIENCE_S = 200
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_to_the_same_table(small_shards: Path, tmp_path: Path) -> None:
+    config = sweep.SweepConfig.build({
+        "run_dir": str(tmp_path / "sweep"), "shards": str(small_shards), "inits": {"scratch": "scratch"},
+        "fractions": [0.5, 1.0], "seeds": [0], "finetune": VALUES, "tasks": [{**VIEW, "canvas_px": 64}],
+        "max_concurrent": 1, "cluster": {"address": "local", "num_cpus": 1, "object_store_mb": 128},
+    })  # fmt: skip
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(config.to_yaml())
+    command = [sys.executable, "-m", "ray_jobs.sweep"]
+    middle = tmp_path / "sweep" / "trials" / "view-scratch-1-0" / "state" / "middle.pt"
+    with (tmp_path / "output").open("wb") as output:
+        running = subprocess.Popen([*command, "--config", str(recipe)], stdout=output, stderr=output)
+        deadline = time.monotonic() + PATIENCE_S
+        while not middle.exists():
+            assert running.poll() is None, (tmp_path / "output").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(running.pid, signal.SIGKILL)  # its workers go with it
+        running.wait()
+    assert not (middle.parents[1] / "result.json").exists()
+    subprocess.run(
+        [*command, "--resume", str(tmp_path / "sweep")], check=True, capture_output=True, timeout=PATIENCE_S
+    )
+    with (tmp_path / "sweep" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, trial in zip(rows, sweep.trials(config).values(), strict=True):
+        alone = finetune(trial.config.model_copy(update={"run_dir": str(tmp_path / trial.name)}), PlainContext())
+        assert row["status"] == "ok"
+        assert {key: float(row[key]) for key in ("value", "val_value")} == {
+            k: alone[k] for k in ("value", "val_value")
+        }
+    assert not middle.parent.exists()
