@@ -1,19 +1,24 @@
-"""Evaluate: score a fine-tuned head on a split, `usfm evaluate runs/finetune_fetal_head`."""
+"""Evaluate: score a fine-tuned head, `usfm evaluate runs/finetune_fetal_head`; on other images with `shards=`.
 
-import csv
-import json
+Writes evaluation.json, items.csv and .parquet, patients.csv, robustness.csv and report.html.
+"""
+
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
-from usfm.data.tasks import TaskConfig, load_task
+from usfm.data.tasks import LabelledSet, TaskConfig, load_split
 from usfm.errors import ConfigError
 from usfm.metrics.evaluation import evaluate
-from usfm.models.bundle import load_bundle
+from usfm.models.bundle import is_bundle, load_bundle, read_bundle_spec
+from usfm.models.windows import WindowConfig, WindowMode
+from usfm.report.downstream.evaluation_page import Evaluated, write_evaluation
+from usfm.report.downstream.robust import PASSES, robust_grid
 from usfm.train.context import best_device
 from usfm.train.rundir import read_config
 
@@ -24,63 +29,105 @@ class EvaluateConfig(Config):
     """What to score on what.
 
     Attributes:
-        run_dir: a fine-tuning run; its task and its best bundle are used.
-        shards: folder of shards; None = those of the run.
-        split: split to score on.
-        output: folder for evaluation.json and evaluation.csv; None = `evaluation-<split>` in the run's folder.
+        model: a fine-tuning run, whose best bundle is used, or a bundle.
+        shards: folder of shards; None = those that it was trained from.
+        split: split to score on; "all" for a set that was never trained on.
+        sources: score on rows of these sources alone; None = those of the task.
+        task: the task; None = the one that the bundle was trained for, as the run or sweep around it says.
+        mode: whole images or sliding windows (`usfm.models.windows`); None = as the bundle says.
+        robustness: score on images made worse too: 18 more passes.
+        output: folder of the results; None = `evaluation-<split>` in the run or the bundle.
     """
 
-    run_dir: str = "runs/finetune_fetal_head"
+    model: str = "runs/finetune_fetal_head"
     shards: str | None = None
-    split: Literal["train", "val", "test"] = "test"
+    split: Literal["train", "val", "test", "all"] = "test"
+    sources: list[str] | None = None
+    task: TaskConfig | None = None
+    mode: WindowMode | None = None
+    robustness: bool = True
     output: str | None = None
 
     @property
     def folder(self) -> Path:
-        """Where the result goes."""
-        return Path(self.output) if self.output else Path(self.run_dir) / f"evaluation-{self.split}"
+        """Where the results go."""
+        return Path(self.output) if self.output else Path(self.model) / f"evaluation-{self.split}"
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle itself."""
+        return Path(self.model) if is_bundle(Path(self.model)) else Path(self.model) / "best"
 
 
-def _inputs(config: EvaluateConfig) -> tuple[TaskConfig, str]:
-    values = read_config(Path(config.run_dir))
-    if "task" not in values:
-        raise ConfigError(f"{config.run_dir} is not a fine-tuning run: its config.yaml names no task")
-    return TaskConfig.build(values["task"]), config.shards or values["shards"]
+@dataclass(frozen=True)
+class _Inputs:
+    """What is scored: as the config says, else as the run (`RUN/best`) or sweep (`SWEEP/best/TASK`) around it."""
+
+    task: TaskConfig
+    shards: str
+    data: LabelledSet
+
+    @classmethod
+    def of(cls, config: EvaluateConfig) -> "_Inputs":
+        name, task, values = read_bundle_spec(config.bundle).name, config.task, _around(config.bundle)
+        stated = [values["task"]] if "task" in values else values.get("tasks", [])
+        task = task or next((TaskConfig.build(of) for of in stated if of["name"] == name), None)
+        shards = config.shards or values.get("shards")
+        if task is None or shards is None:
+            lacks = "task" if task is None else "shards"
+            raise ConfigError(
+                f"no fine-tuning run or sweep around {config.bundle} says which {lacks} it is for; give {lacks}=..."
+            )
+        if config.sources is not None:
+            split = {"split_by": "split", "train_sources": [], "test_sources": []}
+            task = task.model_copy(update={"sources": config.sources, **split})
+        return cls(task, shards, load_split(shards, task, config.split))
+
+
+def _around(bundle: Path) -> dict[str, Any]:
+    """The config of the run or sweep that a bundle lies in, {} where there is none."""
+    for folder in (bundle.parent, bundle.parent.parent):
+        if (folder / "config.yaml").is_file():
+            return read_config(folder)
+    return {}
 
 
 def plan(config: EvaluateConfig) -> dict[str, Any]:
     """What would be scored."""
-    task, shards = _inputs(config)
-    items = len(load_task(shards, task)[config.split])
-    return {"task": task.name, "shards": shards, "items": items, "output": str(config.folder)}
+    of = _Inputs.of(config)
+    return {"task": of.task.name, "shards": of.shards, "items": len(of.data), "output": str(config.folder)}
 
 
 def run(config: EvaluateConfig, console: Console) -> Path:
-    """Score, write JSON and CSV, print the score."""
-    task, shards = _inputs(config)
-    device = best_device()
-    model, spec = load_bundle(Path(config.run_dir) / "best", device)
-    data = load_task(shards, task)[config.split]
-    with console.stage("evaluate", len(data), "images") as stage:
-        result = evaluate(model, data, task, spec.img_px, device)
-        stage.to(len(data))
-    config.folder.mkdir(parents=True, exist_ok=True)
-    document = {**result.to_json(), "version": spec.version, "split": config.split, "shards": shards}
-    (config.folder / "evaluation.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    with (config.folder / "evaluation.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(result.per_item[0]))
-        writer.writeheader()
-        writer.writerows(result.per_item)
-    rows = [(result.metric, f"{result.value:.4f}"), ("images", len(data)), ("patients", len(set(data.groups)))]
-    console.table(f"{task.name} on {config.split} ({config.folder})", ("score", "value"), rows)
+    """Score, write tables and page, print the scores; returns the folder."""
+    of, device = _Inputs.of(config), best_device()
+    model, spec = load_bundle(config.bundle, device)
+    if (spec.kind, spec.classes) != (of.task.kind, of.task.class_names):
+        raise ConfigError(
+            f"{config.bundle} answers {spec.kind} {spec.classes}, the task is {of.task.kind} {of.task.class_names}"
+        )
+    windows = spec.inference if config.mode is None else WindowConfig(mode=config.mode)
+    with console.stage("evaluate", len(of.data), "images") as stage:
+        result = evaluate(model, of.data, of.task, spec.img_px, device, mode=windows.mode)
+        stage.to(len(of.data))
+    grid = None
+    if config.robustness:
+        with console.stage("robustness", PASSES, "passes") as stage:
+            grid = robust_grid(model, of.data, of.task, stage.advance)
+    page = write_evaluation(
+        config.folder, Evaluated(result, model, spec, of.task, of.data, config.split, of.shards, windows, grid)
+    )
+    rows = [(name, f"{s.value:.4f}", f"{s.low:.4f} to {s.high:.4f}") for name, s in result.scores.items()]
+    counts = [("images", len(of.data), ""), ("patients", len(set(of.data.groups)), "")]
+    console.table(f"{of.task.name} on {config.split} ({page})", ("score", "value", "95 %"), [*rows, *counts])
     return config.folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     return job.main(
-        EvaluateConfig, run, plan, argv, positional="run_dir",
-        description="Score a fine-tuned head on a split.",
+        EvaluateConfig, run, plan, argv, positional="model",
+        description="Score a fine-tuned head on a split, with a report.",
     )  # fmt: skip
 
 

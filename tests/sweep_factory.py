@@ -9,10 +9,15 @@ import yaml
 
 INITS = {"dual": "runs/pretrain", "scratch": "scratch", "unet": {"network": "unet"}}
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+# as the labels of `shard_factory` are
 TASKS = {
-    "head": {"name": "head", "kind": "segmentation", "organs": ["fetal_head"], "classes": {"head": ["*"]}},
+    "head": {
+        "name": "head", "kind": "segmentation", "organs": ["fetal_head"], "classes": {"head": ["*"]},
+        "canvas_px": 64,
+    },
     "view": {
         "name": "view", "kind": "classification", "organs": ["heart"], "classes": {"two": ["a"], "four": ["b"]},
+        "canvas_px": 64,
     },
 }  # fmt: skip
 LIFT = {"dual": 0.12, "scratch": 0.0, "unet": 0.05}  # of the score at 1 % of the labels; gone at 100 %

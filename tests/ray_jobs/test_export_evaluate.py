@@ -1,21 +1,24 @@
-import csv
 import json
 import shutil
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from shard_factory import HEAD, VIEW
+from shard_factory import HEAD, VIEW, row
 
 from ray_jobs import evaluate, export
 from ray_jobs.console import Console
 from ray_jobs.evaluate import EvaluateConfig
 from ray_jobs.export import ExportConfig
+from usfm.data.schema import ROW_SCHEMA
+from usfm.data.shards import write_index, write_shard
 from usfm.data.stream import ImageStream
-from usfm.data.tasks import load_task
+from usfm.data.tasks import TaskConfig, load_task
 from usfm.errors import CheckpointError, ConfigError
 from usfm.metrics.evaluation import evaluate as score
 from usfm.models.bundle import load_bundle
@@ -105,8 +108,8 @@ def test_an_export_is_for_timm_and_onnxruntime_too_and_has_a_model_card(pretrain
     assert torch.allclose(torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), tokens, atol=1e-4)
     card = (output / "README.md").read_text().splitlines()
     counts = Counter()
-    for row in read_journal(pretrained):
-        counts.update(row["organ_count"])
+    for step in read_journal(pretrained):
+        counts.update(step["organ_count"])
     plan = json.loads((pretrained / "plan.json").read_text())
     for organ, share in plan["organ_shares"].items():
         rows, drawn = plan["rows_by_organ"][organ], counts[organ]
@@ -140,31 +143,72 @@ def test_an_export_without_a_checkpoint_is_refused(tmp_path: Path, capsys: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_files_hold_the_scores(finetuned: FinetuneConfig, split: str) -> None:
+def test_evaluation_files_hold_the_scores(finetuned: FinetuneConfig) -> None:
     run_dir = Path(finetuned.run_dir)
-    folder = evaluate.run(EvaluateConfig(run_dir=str(run_dir), split=split), Console())
-    assert folder == run_dir / f"evaluation-{split}"
+    folder = evaluate.run(EvaluateConfig(model=str(run_dir), split="val"), Console())
+    assert folder == run_dir / "evaluation-val"
     device = best_device()
     model, spec = load_bundle(run_dir / "best", device)
-    data = load_task(finetuned.shards, finetuned.task)[split]
+    data = load_task(finetuned.shards, finetuned.task)["val"]
     expected = score(model, data, finetuned.task, spec.img_px, device)
     document = json.loads((folder / "evaluation.json").read_text())
     assert document == {
-        **expected.to_json(), "version": spec.version, "split": split, "shards": finetuned.shards
+        **expected.to_json(), "version": spec.version, "split": "val", "shards": finetuned.shards
     }  # fmt: skip
-    with (folder / "evaluation.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert rows == [{key: str(value) for key, value in item.items()} for item in expected.per_item]
-    assert [row["id"] for row in rows] == data.ids
+    items = pd.read_parquet(folder / "items.parquet")
+    assert items.id.tolist() == data.ids
+    assert items.value.tolist() == [item["value"] for item in expected.per_item]
+    assert pd.read_csv(folder / "items.csv").value.tolist() == pytest.approx(items.value.tolist())
+    patients = pd.read_csv(folder / "patients.csv")
+    assert sorted(patients.group) == sorted(set(data.groups))
+    assert patients["items"].sum() == len(data)
+    robustness = pd.read_csv(folder / "robustness.csv")
+    assert robustness.value[0] == pytest.approx(expected.value)
+    assert len(robustness) == 1 + 6 * 3
+    page = (folder / "report.html").read_text()
+    assert f"{expected.value:.3f}" in page
+    assert page.count("data:image/png;base64") >= len(set(data.groups))  # one worst image of each patient
+    assert 'id="robustness"' in page
+    assert "<script" not in page
 
 
 def test_the_test_score_is_that_of_the_run(finetuned: FinetuneConfig, tmp_path: Path) -> None:
-    folder = evaluate.run(EvaluateConfig(run_dir=finetuned.run_dir, output=str(tmp_path / "out")), Console())
+    config = EvaluateConfig(model=finetuned.run_dir, output=str(tmp_path / "out"), robustness=False)
+    folder = evaluate.run(config, Console())
     kept = json.loads((Path(finetuned.run_dir) / "result.json").read_text())
     assert json.loads((folder / "evaluation.json").read_text())["value"] == kept["value"]
+    assert 'id="robustness"' not in (folder / "report.html").read_text()
+
+
+def test_a_bundle_alone_is_scored_on_other_shards(finetuned: FinetuneConfig, tmp_path: Path) -> None:
+    """Its task has to be given; shards with a test split alone and an unknown source are enough."""
+    bundle = tmp_path / "alone"
+    shutil.copytree(Path(finetuned.run_dir) / "best", bundle)
+    with pytest.raises(ConfigError, match="says which task it is for; give task="):
+        evaluate.plan(EvaluateConfig(model=str(bundle)))
+    organ = finetuned.task.organs[0]
+    rows = [{**row(organ, "test", n), "source": "elsewhere" if n else "made"} for n in range(4)]
+    other = tmp_path / "shards"
+    table = pa.Table.from_pylist(rows, ROW_SCHEMA)
+    write_index(other, "other", [write_shard(other, f"test/{organ}/00000.arrow", "test", organ, table)])
+    config = EvaluateConfig(
+        model=str(bundle), shards=str(other), task=finetuned.task, split="all", robustness=False
+    )
+    folder = evaluate.run(config, Console())
+    assert folder == bundle / "evaluation-all"
+    page = (folder / "report.html").read_text()
+    assert page.count("never seen in training") == 1  # "elsewhere"
+    assert page.count("other images of it trained the head") == 1
+    config = config.model_copy(update={"sources": ["elsewhere"], "output": str(tmp_path / "out")})
+    assert evaluate.plan(config)["items"] == 3
+
+
+def test_a_bundle_of_another_kind_is_refused(finetuned: FinetuneConfig) -> None:
+    wrong = TaskConfig.build({**(VIEW if finetuned.task.kind == "segmentation" else HEAD), "canvas_px": 64})
+    with pytest.raises(ConfigError, match="the task is"):
+        evaluate.run(EvaluateConfig(model=finetuned.run_dir, task=wrong), Console())
 
 
 def test_a_pretraining_run_has_nothing_to_evaluate(pretrained: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a fine-tuning run"):
-        evaluate.plan(EvaluateConfig(run_dir=str(pretrained)))
+    with pytest.raises(CheckpointError, match="no model bundle"):
+        evaluate.plan(EvaluateConfig(model=str(pretrained)))

@@ -7,15 +7,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sweep_factory import expected, write_sweep
+import torch
+from sweep_factory import TASKS, expected, write_sweep
 
+from usfm.data.tasks import load_task
 from usfm.errors import ConfigError, DataError
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import worst
 from usfm.report.downstream.charts import readable
 from usfm.report.downstream.points import differences, matches, pairs, points
+from usfm.report.downstream.robust import grid_of
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
+from usfm.train.context import PlainContext
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.rundir import open_run
 
 
 class Page(HTMLParser):
@@ -89,10 +96,7 @@ def test_scores_by_organ_and_source_are_those_of_their_images(tables) -> None:
     assert [(row["init"], row["source"], row["test_items"]) for row in by_source[:2]] == [
         ("dual", "made", 30), ("dual", "other", 10),
     ]  # fmt: skip
-    items = tables.items
-    chosen = items[
-        (items.task == "head") & (items.init == "dual") & (items.fraction == 1) & (items.source == "made")
-    ]
+    chosen = tables.items.query("task == 'head' and init == 'dual' and fraction == 1 and source == 'made'")
     assert by_source[0]["value"] == pytest.approx(chosen.value.mean())
     scores = {(row["score"], row["init"]): row for row in further_scores(tables, "head", 1.0)}
     done = tables.done
@@ -133,6 +137,18 @@ def test_the_worst_are_one_image_of_each_patient() -> None:
     assert [item["id"] for item in worst(sure, 3, "balanced_accuracy")] == ["c", "d", "b"]
 
 
+def test_a_heat_map_by_hand() -> None:
+    def row(corruption, severity, value, drop):
+        return {"corruption": corruption, "severity": severity, "metric": "dice", "value": value, "low": value,
+                "high": value, "drop": drop}  # fmt: skip
+
+    grid = grid_of([row("none", 0, 0.9, 0.0), row("blur", 1, 0.75, 0.15), row("blur", 2, 0.3, 0.6),
+                    row("gain", 1, 0.95, -0.05)])  # fmt: skip
+    assert (grid.metric, grid.clean, list(grid.cells)) == ("dice", 0.9, ["blur", "gain"])
+    assert [cell.share for cell in grid.cells["blur"]] == [pytest.approx(0.5), 1.0]  # a third lost is full colour
+    assert grid.cells["gain"][0].share == 0.0
+
+
 def test_an_empty_table_removes_an_older_one(tmp_path: Path) -> None:
     write_table(tmp_path, "worst", [{"a": 1}])
     assert pd.read_parquet(tmp_path / "worst.parquet").a.tolist() == [1]
@@ -165,7 +181,7 @@ def test_the_page_is_whole_without_shards_and_says_what_is_missing(folder: Path)
     assert [attrs["id"] for tag, attrs in page.tags if tag == "section"] == [
         "short", "task-head", "task-view", "cost", "limits",
     ]  # fmt: skip
-    assert "Left out: worst cases of head" in page.text
+    assert "Left out: worst cases and robustness of head" in page.text
     assert sum(tag == "svg" for tag, _ in page.tags) == 5  # two curves, two differences, one reliability diagram
     names = {"points", "differences", "matches", "organs", "sources", "scores", "calibration", "cost"}
     assert {path.stem for path in (copy / "tables").iterdir()} == names
@@ -174,3 +190,26 @@ def test_the_page_is_whole_without_shards_and_says_what_is_missing(folder: Path)
     assert len(rows) == 18
     assert rows[0]["low"] < rows[0]["value"] < rows[0]["high"]
     assert pd.read_parquet(copy / "tables" / "points.parquet").seeds.tolist()[-1] == 2  # the failed one is out
+
+
+def test_worst_cases_and_robustness_come_from_the_kept_bundles(small_shards: Path, tmp_path: Path) -> None:
+    ids = {}
+    for name, task in TASKS.items():
+        config = FinetuneConfig.build({
+            "run_dir": str(tmp_path / "trials" / f"{name}-scratch-1-0"), "shards": str(small_shards), "task": task,
+            "encoder": {"size": "nano", "img_px": 32, "patch_px": 8}, "steps": 2, "batch_size": 8, "eval_every": 2,
+        })  # fmt: skip
+        open_run(Path(config.run_dir), config, {})
+        finetune(config, PlainContext(device=torch.device("cpu")))
+        ids[name] = load_task(str(small_shards), config.task)["test"].ids
+    write_sweep(tmp_path, inits=("scratch",), fractions=(1.0,), seeds=(0,), shards=small_shards, ids=ids)
+    page = Page(write_sweep_report(tmp_path))
+    assert "Left out" not in page.text
+    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
+    items = pd.read_parquet(tmp_path / "items.parquet")
+    assert len(pictures) == sum(min(8, of_task.group.nunique()) for _, of_task in items.groupby("task"))
+    assert all(attrs["src"].startswith("data:image/png;base64,") for attrs in pictures)
+    robustness = pd.read_csv(tmp_path / "tables" / "robustness.csv")
+    assert len(robustness) == 2 * 19
+    cost = pd.read_csv(tmp_path / "tables" / "cost.csv")
+    assert cost.image_views.tolist() == [16, 16]  # two steps of eight

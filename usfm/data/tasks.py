@@ -17,7 +17,7 @@ from usfm.data.shard_reader import ShardReader
 from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
 
-__all__ = ["LabelledSet", "TaskConfig", "label_fraction", "load_task", "strata"]
+__all__ = ["LabelledSet", "TaskConfig", "label_fraction", "load_split", "load_task", "strata"]
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,44 @@ def load_task(shards: str, task: TaskConfig) -> dict[str, LabelledSet]:
     return _load(shards, task.model_dump_json())
 
 
+def load_split(shards: str, task: TaskConfig, split: str) -> LabelledSet:
+    """The rows of one split alone, for scoring on shards that may lack the others, or some classes.
+
+    Args:
+        shards: folder that `usfm ingest` wrote.
+        task: which rows.
+        split: one of `usfm.data.schema.SPLITS`, or "all".
+
+    Raises:
+        DataError: a row that the task refuses (it is named), or no rows.
+        ShardError: shards are missing or hold none of the organs.
+    """
+    return _decode_split(ShardReader(shards), shards, task, split)
+
+
 @lru_cache(maxsize=4)
 def _load(shards: str, task_json: str) -> dict[str, LabelledSet]:
     task, reader = TaskConfig.model_validate_json(task_json), ShardReader(shards)
-    sets = {}
-    for split in SPLITS:
-        sources, splits = task.sources, [split]
-        if task.split_by == "source":
-            sources, splits = (task.test_sources, list(SPLITS)) if split == "test" else (task.train_sources, splits)
-        files = [f for f in reader.index.files if f.split in splits and f.organ in task.organs]
-        chosen, left_out = choose_labelled(reader.table(files).to_pylist(), task, sources)
-        if not chosen:
-            asked = f"with {list(task.classes)} " if task.classes else ""
-            raise DataError(
-                f"task {task.name}: no {split} rows {asked}in {shards}; check organs, sources and classes against "
-                "`usfm ingest`'s table, or change split.seed"
-            )
-        sets[split] = _decode(chosen, task, left_out)
+    sets = {split: _decode_split(reader, shards, task, split) for split in SPLITS}
     _require_classes(sets["train"], task, shards)
     return sets
+
+
+def _decode_split(reader: ShardReader, shards: str, task: TaskConfig, split: str) -> LabelledSet:
+    sources, splits = task.sources, SPLITS if split == "all" else (split,)
+    if task.split_by == "source" and split == "test":
+        sources, splits = task.test_sources, SPLITS
+    elif task.split_by == "source":
+        sources = task.train_sources if split != "all" else [*task.train_sources, *task.test_sources]
+    files = [f for f in reader.index.files if f.split in splits and f.organ in task.organs]
+    chosen, left_out = choose_labelled(reader.table(files).to_pylist(), task, sources)
+    if not chosen:
+        asked = f"with {list(task.classes)} " if task.classes else ""
+        raise DataError(
+            f"task {task.name}: no {split} rows {asked}in {shards}; check organs, sources and classes against "
+            "`usfm ingest`'s table, or change split.seed"
+        )
+    return _decode(chosen, task, left_out)
 
 
 def _require_classes(train: LabelledSet, task: TaskConfig, shards: str) -> None:

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from usfm.data.augment import whole_images
+from usfm.data.degrade import degrade
 from usfm.data.tasks import LabelledSet, TaskConfig
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items
-from usfm.models.windows import predict_canvas
+from usfm.models.windows import WindowConfig, predict_canvas
 from usfm.report.overlays import draw_contours
 from usfm.report.pictures import png_uri
 
@@ -49,7 +50,9 @@ def worst(items: Items, count: int, metric: str) -> Items:
 
 
 @torch.inference_mode()
-def draw_cases(model: nn.Module, data: LabelledSet, task: TaskConfig, items: Items) -> list[Drawn]:
+def draw_cases(
+    model: nn.Module, data: LabelledSet, task: TaskConfig, items: Items, windows: WindowConfig
+) -> list[Drawn]:
     """Pictures of some items; those that are not in the set are left out.
 
     Args:
@@ -57,30 +60,56 @@ def draw_cases(model: nn.Module, data: LabelledSet, task: TaskConfig, items: Ite
         data: the set that was scored.
         task: of the set.
         items: rows of the evaluation, see `usfm.metrics.items`.
+        windows: how the evaluation showed images to the model.
     """
     place = {row_id: n for n, row_id in enumerate(data.ids)}
     drawn = []
     for item in items:
         if (number := place.get(item["id"])) is not None:
-            pictures = [(name, png_uri(pixels)) for name, pixels in _pictures(model, data, task, number).items()]
+            pictures = [
+                (name, png_uri(pixels)) for name, pixels in _pictures(model, data, task, number, windows).items()
+            ]
             drawn.append(Drawn(item["id"], float(item["value"]), _lines(task, item), pictures))
     return drawn
 
 
 def _pictures(
-    model: nn.Module, data: LabelledSet, task: TaskConfig, number: int
-) -> dict[str, npt.NDArray[np.uint8]]:
+    model: nn.Module, data: LabelledSet, task: TaskConfig, number: int, windows: WindowConfig
+) -> dict[str, npt.NDArray[Any]]:
     high, wide = int(data.height[number]), int(data.width[number])
     pixels, device = data.image[number, :high, :wide], next(model.parameters()).device
+    if task.kind == "enhancement":
+        return _restored(model, data, task, number, device)
     if task.kind != "segmentation":
         return {"image": pixels}
     canvas = torch.from_numpy(data.image[number]).to(device)
-    predicted = predict_canvas(model, canvas, high, wide).argmax(dim=0).to(torch.uint8).cpu().numpy()
+    logits = predict_canvas(model, canvas, high, wide, windows.mode, windows.overlap)
+    predicted = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
     return {"outlines of truth and answer": draw_contours(pixels, data.mask[number, :high, :wide], predicted)}
+
+
+def _restored(
+    model: nn.Module, data: LabelledSet, task: TaskConfig, number: int, device: torch.device
+) -> dict[str, npt.NDArray[Any]]:
+    """Input, answer and truth as the evaluation of whole images had them, each (S, S) in [0, 1]."""
+    size = torch.tensor([[int(data.height[number])], [int(data.width[number])]])
+    img_px: int = model.img_px  # type: ignore[assignment]
+    given, clean = (
+        whole_images(torch.from_numpy(images[[number]]).to(device), size[0], size[1], img_px)
+        for images in (data.image, data.image if task.degrade is not None else data.pair)
+    )
+    if task.degrade is not None:
+        given = degrade(given, torch.tensor([number], device=device), task.degrade, seed=0)
+    shown = {"input": given, "answer": model(given).float().clamp(0, 1), "truth": clean}
+    return {name: image[0, 0].cpu().numpy() for name, image in shown.items()}
 
 
 def _lines(task: TaskConfig, item: Mapping[str, Any]) -> list[str]:
     truth, answer = item.get("truth"), item.get("predicted")
     if task.kind == "classification":
         return [f"truth: {truth}", f"answer: {answer} ({item['probability']:.2f})"]
+    if task.kind == "multilabel":
+        return [f"truth: {truth or 'none'}", f"answer: {answer or 'none'}"]
+    if task.kind == "regression":
+        return [f"truth: {truth:.4g} {item['unit']}", f"answer: {answer:.4g} {item['unit']}"]
     return []

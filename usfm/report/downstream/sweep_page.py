@@ -7,6 +7,7 @@
     tables/organs, sources   the same score on the test images of each organ, of each source
     tables/scores            all further scores with all labels
     tables/calibration       how often answers are right by their probability
+    tables/robustness        the score on images made worse
     tables/worst             the worst test images
     tables/cost              trials, seconds, image views
 
@@ -30,10 +31,14 @@ __all__ = ["PAGE", "TABLES", "write_sweep_report"]
 PAGE, TABLES = "report.html", "tables"
 
 
-def write_sweep_report(folder: Path) -> Path:
+def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
     """Write the report of a sweep into its folder; returns the page.
 
     A part whose input is missing (shards, a bundle) is left out, and the page says so.
+
+    Args:
+        folder: of the sweep.
+        robustness: score one run of each initialisation on test images made worse too: 18 passes over the test set.
 
     Raises:
         ConfigError: the folder holds no sweep.
@@ -42,7 +47,7 @@ def write_sweep_report(folder: Path) -> Path:
     tables = read_sweep(folder)
     if not tables.tasks:
         raise DataError(f"{folder}: no trial has a score, there is nothing to report")
-    tasks = [task_part(tables, name) for name in tables.tasks]
+    tasks = [task_part(tables, name, robustness) for name in tables.tasks]
     spent = cost(tables)
     for name in TABLE_NAMES:
         write_table(folder / TABLES, name, [row for task in tasks for row in task.tables.get(name, [])])

@@ -16,12 +16,13 @@ from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import Drawn, draw_cases, worst
 from usfm.report.downstream.charts import curve_chart, difference_chart, reliability_chart
 from usfm.report.downstream.points import Difference, Match, Point, differences, matches, points
+from usfm.report.downstream.robust import Grid, robust_grid
 from usfm.report.downstream.tables import SweepTables
 
 __all__ = ["TABLE_NAMES", "Calibration", "Claim", "TaskPart", "task_part"]
 
 TABLE_NAMES = (
-    *("points", "differences", "matches", "organs", "sources", "scores", "calibration", "worst"),
+    *("points", "differences", "matches", "organs", "sources", "scores", "calibration", "robustness", "worst"),
 )  # fmt: skip
 FEW_LABELS = 0.2  # the share of the labels at which the paper claims that its encoder holds
 WORST = 8
@@ -80,6 +81,7 @@ class TaskPart:
         difference_chart: chart, "" where nothing was compared.
         grids: by "organ", "source" and "score", then by its value and initialisation.
         calibration: of classifications.
+        robustness: by initialisation.
         cases: worst test images of the lead.
         absent: (what was left out, why).
         tables: rows by name of the table.
@@ -98,12 +100,13 @@ class TaskPart:
     difference_chart: Markup | str
     grids: dict[str, dict[str, dict[str, Mapping[str, Any]]]]
     calibration: Calibration | None
+    robustness: dict[str, Grid] = field(default_factory=dict)
     cases: list[Drawn] = field(default_factory=list)
     absent: list[tuple[str, str]] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
-def task_part(tables: SweepTables, name: str) -> TaskPart:
+def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
     """Everything of one task; what needs shards or bundles that are gone is left out and named."""
     found, compared = points(tables, name), differences(tables, name)
     inits = [init for init in tables.inits if init in {point.init for point in found}]
@@ -134,32 +137,41 @@ def task_part(tables: SweepTables, name: str) -> TaskPart:
         organs=by["organ"], sources=by["source"], scores=by["score"],
         calibration=part.calibration.rows if part.calibration else [],
     )  # fmt: skip
-    _look_at_images(part, tables)
+    _look_at_images(part, tables, robustness)
     return part
 
 
-def _look_at_images(part: TaskPart, tables: SweepTables) -> None:
-    """Add what needs the shards and a kept bundle: the worst cases."""
+def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> None:
+    """Add what needs the shards and the kept bundles: the worst cases and the robustness."""
     name = part.config.name
     try:
         data = load_task(tables.config["shards"], part.config)["test"]
     except UsfmError as error:
-        part.absent.append((f"worst cases of {name}", str(error)))
+        part.absent.append((f"worst cases and robustness of {name}", str(error)))
         return
-    rows = tables.done
-    rows = rows[(rows.task == name) & (rows.init == part.lead) & (rows.fraction == part.most)]
-    median = rows.sort_values("value").iloc[(len(rows) - 1) // 2]
-    try:
-        model, _ = load_bundle(tables.folder / str(median.bundle))
-    except UsfmError as error:
-        part.absent.append((f"worst cases of {name}", str(error)))
-        return
-    items = tables.runs(name, part.lead, part.most)[int(median.seed)]
-    part.cases.extend(draw_cases(model, data, part.config, worst(items, WORST, part.metric)))
-    keys = {"task": name, "init": part.lead, "fraction": part.most, "seed": int(median.seed)}
-    part.tables["worst"] = [
-        {**keys, "id": case.row_id, "value": case.value, "note": "; ".join(case.lines)} for case in part.cases
-    ]
+    for init in part.inits if robustness else [part.lead]:
+        rows = tables.done
+        rows = rows[(rows.task == name) & (rows.init == init) & (rows.fraction == part.most)]
+        median = rows.sort_values("value").iloc[(len(rows) - 1) // 2]
+        try:
+            model, spec = load_bundle(tables.folder / str(median.bundle))
+        except UsfmError as error:
+            part.absent.append((f"test images of {name} from {init}", str(error)))
+            continue
+        keys = {"task": name, "init": init, "fraction": part.most, "seed": int(median.seed)}
+        if robustness:
+            grid = robust_grid(model, data, part.config)
+            part.robustness[init] = grid
+            part.tables.setdefault("robustness", []).extend(keys | row for row in grid.rows)
+        if init == part.lead:
+            items = tables.runs(name, init, part.most)[int(median.seed)]
+            part.cases.extend(
+                draw_cases(model, data, part.config, worst(items, WORST, part.metric), spec.inference)
+            )
+            part.tables["worst"] = [
+                {**keys, "id": case.row_id, "value": case.value, "note": "; ".join(case.lines)}
+                for case in part.cases
+            ]
 
 
 def _claim(found: Sequence[Point], compared: Sequence[Difference], lead: str, base: str | None) -> Claim | None:
