@@ -1,4 +1,7 @@
-"""Fine-tuning on Ray Train: `python -m ray_jobs.finetune --config ray_jobs/recipes/finetune_fetal_head.yaml`."""
+"""Fine-tuning on Ray Train: `python -m ray_jobs.finetune --config ray_jobs/recipes/finetune_fetal_head.yaml`.
+
+The same command again goes on with an interrupted run.
+"""
 
 import json
 import sys
@@ -28,12 +31,14 @@ class FinetuneJobConfig(FinetuneConfig):
         workers: train workers; they share the batch.
         gpus_per_worker: GPUs of each; 0 = CPU.
         cpus_per_worker: CPUs that Ray reserves for each.
+        max_failures: restarts from the last score after a lost worker or node; -1 = no limit.
         cluster: Ray.
     """
 
     workers: int = Field(default=1, ge=1)
     gpus_per_worker: float = Field(default=0, ge=0)
     cpus_per_worker: float = Field(default=1, gt=0)
+    max_failures: int = Field(default=1, ge=-1)
     cluster: ClusterConfig = ClusterConfig()
 
     def science(self) -> FinetuneConfig:
@@ -72,25 +77,38 @@ def run(config: FinetuneJobConfig, console: Console) -> Path:
     with connect(config.cluster, console.verbose):
         require(config.workers * config.cpus_per_worker, config.workers * config.gpus_per_worker)
         with console.stage("finetune", None, "steps") as stage:
-            result = fit(science, config.workers, config.cpus_per_worker, config.gpus_per_worker, [])
+            result = fit(
+                science, config.workers, config.cpus_per_worker, config.gpus_per_worker, [], config.max_failures
+            )
             stage.to(config.steps)
+    unit = f" {science.task.unit}".rstrip()
     console.table(science.task.name, ("score", "value"), [
-        (f"{result['metric']} on test", f"{result['value']:.3f}"),
-        (f"{result['metric']} on validation", f"{result['val_value']:.3f}"),
+        (f"{result['metric']} on test", f"{result['value']:.3f}{unit}"),
+        (f"{result['metric']} on validation", f"{result['val_value']:.3f}{unit}"),
         ("training images", f"{result['train_items']} of {result['train_groups']} patients"),
         ("bundle", result["bundle"]),
     ])  # fmt: skip
     return Path(result["bundle"])
 
 
-def fit(config: FinetuneConfig, workers: int, cpus: float, gpus: float, callbacks: list[Any]) -> dict[str, Any]:
+def fit(
+    config: FinetuneConfig, workers: int, cpus: float, gpus: float, callbacks: list[Any], max_failures: int = 0
+) -> dict[str, Any]:
     """One fine-tuning run as a Ray Train job on the connected cluster.
+
+    Args:
+        config: of the run, with absolute folders.
+        workers: that share the batch.
+        cpus: of each.
+        gpus: of each.
+        callbacks: of Ray Train.
+        max_failures: restarts from the last score.
 
     Raises:
         UsfmError: a worker failed.
     """
     import ray.train
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     folder = Path(config.run_dir)
@@ -103,7 +121,12 @@ def fit(config: FinetuneConfig, workers: int, cpus: float, gpus: float, callback
             resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        run_config=RunConfig(name=folder.name, storage_path=str(folder.parent), callbacks=callbacks),
+        run_config=RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            callbacks=callbacks,
+            failure_config=FailureConfig(max_failures=max_failures),
+        ),
     )
     try:
         trainer.fit()

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 from pathlib import Path
+import torch.distributed
 import yaml
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
@@ -38,6 +39,7 @@ for name, mortal in (("straight", False), ("broken", True), ("broken", False)):
     except KeyboardInterrupt:
         pass
     print(name, seen, flush=True)
+    torch.distributed.barrier()  # the first worker's last save is on the disk
 context.close()
 """
 

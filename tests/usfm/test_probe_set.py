@@ -142,6 +142,9 @@ def test_tasks_are_checked_by_their_labels_alone(small_shards: Path, tmp_path: P
         check_tasks(str(small_shards), [misspelt])
     with pytest.raises(ConfigError, match="class 'dark' come from 0 known patients"):
         check_tasks(str(small_shards), [TaskConfig.build(VIEW | {"classes": {"bright": ["a"], "dark": ["bb"]}})])
+    clean = TaskConfig.build({"name": "clean", "kind": "enhancement", "organs": ["heart"], "degrade": {}})
+    with pytest.raises(ConfigError, match="probe task clean is of kind enhancement"):
+        check_tasks(str(small_shards), [clean])
 
 
 def test_a_task_whose_shards_cannot_be_read_is_no_wrong_task(tmp_path: Path) -> None:

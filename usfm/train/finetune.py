@@ -15,7 +15,7 @@ from torch import nn
 from usfm.data.cleaning.config import prepared_as
 from usfm.data.shards import ShardIndex
 from usfm.data.tasks import LabelledSet, label_fraction, load_task, strata
-from usfm.errors import ConfigError, NonFiniteLoss
+from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss
 from usfm.kinds import output_count
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
 from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
@@ -55,6 +55,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
         ConfigError: settings that do not fit together.
         DataError: as of `load_task`, or targets that are all the same.
         NonFiniteLoss: the loss is no number; the step is not taken.
+        CheckpointError: the middle of the run on disk is damaged, or workers see different ones.
     """
     began = time.perf_counter()
     if config.batch_size % context.world_size:
@@ -73,6 +74,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
     optimizer = make_optimizer(model, config.optim, config.layer_decay)
     wrapped = context.wrap(model)
     state.load_optimizer(optimizer)
+    _require_together(middle.step, context)
     folder, best, spent = Path(config.run_dir), middle.best, middle.seconds
     sign = 1 if HIGHER_IS_BETTER[METRIC[config.task.kind]] else -1
     result: dict[str, Any] = {}
@@ -125,6 +127,16 @@ def _network(config: FinetuneConfig, train: LabelledSet, chosen: Chosen) -> Task
     if task.kind == "regression":
         model.fit_targets(*target_spread(train, chosen, config))
     return model
+
+
+def _require_together(step: int, context: WorkerContext) -> None:
+    """Workers that see the run's folder differently (a cache of a network file system) would train on nonsense."""
+    total = int(context.sum(torch.tensor(float(step), device=context.device)))
+    if total != step * context.world_size:
+        raise CheckpointError(
+            f"worker {context.rank} would go on from step {step}, others from another one; all of them have to see "
+            "the same run_dir. Start the same command again"
+        )
 
 
 def _step(

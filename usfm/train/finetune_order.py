@@ -51,8 +51,9 @@ def balanced_rows(positions: Rows, chosen: Rows, strata: Sequence[str], seed: in
     order = {
         int(turn): generator(seed, "finetune strata", int(turn)).permutation(len(names)) for turn in set(turns)
     }
-    rows = []
-    for position, turn in zip(positions, turns, strict=True):
-        name = names[int(order[int(turn)][int(position) % len(names)])]
-        rows.append(int(shuffled_rows(np.array([turn]), np.array(members[name]), seed, name)[0]))
-    return np.array(rows, np.int64)
+    which = np.array([order[int(turn)][int(p) % len(names)] for p, turn in zip(positions, turns, strict=True)])
+    rows = np.empty(len(positions), np.int64)
+    for number, name in enumerate(names):
+        mine = which == number
+        rows[mine] = shuffled_rows(turns[mine], np.array(members[name]), seed, name)
+    return rows

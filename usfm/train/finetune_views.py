@@ -113,7 +113,9 @@ class ImageViews:
 
     def score(self, model: nn.Module, split: str, full: bool) -> Evaluation:
         """See `Views`."""
-        return evaluate(model, self._sets[split], self._config.task, self._px, self._device, full=full)
+        config = self._config
+        mode = config.inference.mode
+        return evaluate(model, self._sets[split], config.task, self._px, self._device, full=full, mode=mode)
 
     def _boxes(
         self, index: torch.Tensor, height: torch.Tensor, width: torch.Tensor
