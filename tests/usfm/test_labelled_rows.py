@@ -106,6 +106,8 @@ def test_the_perimeter_of_drawn_ellipses() -> None:
         errors.append(ellipse_perimeter((u / a) ** 2 + (v / b) ** 2 <= 1) / length - 1)
     assert np.abs(errors).max() < 0.01
     assert abs(np.mean(errors)) < 0.003
+    corner = ((x < 20) | (y > 120)) & (x < 120) & (y > 20)
+    assert ellipse_perimeter(corner) < 4 * 120, "a ragged region's ellipse is not larger than the box around it"
     speck = np.zeros((9, 9), bool)
     assert ellipse_perimeter(speck) == 0
     speck[4, 4] = True

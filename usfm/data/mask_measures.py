@@ -23,14 +23,15 @@ def ellipse_perimeter(mask: npt.NDArray[np.generic]) -> float:
     Returns:
         The perimeter; 0 where nothing is drawn, or less than five outermost pixels.
 
-    Source: least squares ellipse (Fitzgibbon et al., 1995, as `cv2.fitEllipse` has it); Ramanujan's second
-    approximation of the perimeter. A fetal head's circumference is measured so (van den Heuvel et al., 2018).
+    Source: direct least squares fit (Fitzgibbon et al., 1999), which stays near a ragged region where
+    `cv2.fitEllipse` may give one many times as large; Ramanujan's second approximation of the perimeter. A fetal
+    head's circumference is measured so (van den Heuvel et al., 2018).
     """
     outlines, _ = cv2.findContours((mask != 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=cv2.contourArea, default=None)
     if outline is None or len(outline) < LEAST_POINTS:
         return 0.0
-    _, (one, other), _ = cv2.fitEllipse(outline)
+    _, (one, other), _ = cv2.fitEllipseDirect(outline)
     a, b = (one + 1) / 2, (other + 1) / 2
     ratio = ((a - b) / (a + b)) ** 2
     perimeter: float = math.pi * (a + b) * (1 + 3 * ratio / (10 + math.sqrt(4 - 3 * ratio)))
