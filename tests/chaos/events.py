@@ -20,6 +20,9 @@ from usfm.train.checkpoint_writer import PROBLEMS
 
 __all__ = ["ANY_WORKERS", "SAME_WORKERS", "Happened", "Scene"]
 
+STILL_S = 15.0
+"""Longer than a start of workers needs between its first sign and its first step."""
+
 
 @dataclass(frozen=True)
 class Happened:
@@ -61,6 +64,19 @@ class Scene:
     def trained_on(self, before: int) -> float:
         """Seconds until a step after `before` is taken."""
         return self.job.until(lambda: self.job.step > before, f"step after {before}")
+
+    def standing_still(self) -> int:
+        """The newest step, once none has been taken for `STILL_S`."""
+        step, since = self.job.step, time.monotonic()
+
+        def still() -> bool:
+            nonlocal step, since
+            if self.job.step != step:
+                step, since = self.job.step, time.monotonic()
+            return time.monotonic() - since > STILL_S
+
+        self.job.until(still, "standstill")
+        return step
 
     def saved_on(self, before: int) -> float:
         """Seconds until a checkpoint after `before` is whole."""
@@ -184,14 +200,16 @@ def shards_away(scene: Scene, before: int) -> Happened:
     assert scene.server is not None
     scene.the_writer()
     scene.server.stop()
-    scene.cluster.lose_node()
-    before = scene.job.step
-    scene.cluster.add_node()
-    scene.job.until(lambda: len(scene.cluster.workers()) == 2, "workers that wait for shards")
-    passed = scene.some_seconds(5, 15)
-    assert scene.job.step == before  # so it was waited for
-    scene.server.start()
-    return Happened("shards away", before, scene.trained_on(before), f"for {passed:.1f} s after the workers came")
+    try:
+        scene.cluster.lose_node()
+        scene.cluster.add_node()
+        scene.job.until(lambda: len(scene.cluster.workers()) == 2, "workers that wait for shards")
+        before = scene.standing_still()  # what the small cache held may still be trained on
+        passed = scene.some_seconds(0, 10)
+        assert scene.job.step == before, "steps were taken while there was nothing to read"
+    finally:
+        scene.server.start()
+    return Happened("shards away", before, scene.trained_on(before), f"for {passed:.1f} s after all stood still")
 
 
 def workers_changed(scene: Scene, before: int) -> Happened:
