@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-__all__ = ["count", "duration", "fixed", "percent", "pvalue", "render", "signed"]
+__all__ = ["count", "duration", "fixed", "percent", "pvalue", "render", "score", "signed"]
 
 
 def render(name: str, **values: object) -> str:
@@ -16,6 +16,7 @@ def render(name: str, **values: object) -> str:
     )  # fmt: skip
     environment.filters |= {
         "count": count, "percent": percent, "fixed": fixed, "signed": signed, "time": duration, "pvalue": pvalue,
+        "score": score,
     }  # fmt: skip
     return environment.get_template(name).render(**values).lstrip()  # macros before the page leave blank lines
 
@@ -50,3 +51,9 @@ def duration(seconds: float) -> str:
 def pvalue(value: float) -> str:
     """Three digits; what rounds to nothing is bounded, never zero."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def score(value: float | None, more: int = 0) -> str:
+    """A score with digits that fit its size: 0.123, 12.34, 123.4; `more` digits than that."""
+    size = 0.0 if value is None or math.isnan(value) else abs(value)
+    return fixed(value, (3 if size < 10 else 2 if size < 100 else 1) + more).replace("-", "−")

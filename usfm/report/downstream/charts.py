@@ -17,6 +17,13 @@ __all__ = ["colours", "curve_chart", "difference_chart", "readable", "reliabilit
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LEAST_SPAN = 0.1  # of the score axis where scores lie in [0, 1]: noise of a few thousandths must not fill it
 UNIT_INTERVAL = ("dice", "iou", "balanced_accuracy", "auroc", "macro_f1", "ssim")
+NAMES = {
+    "dice": "Dice", "iou": "IoU", "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "mae": "MAE", "rmse": "RMSE",
+    "psnr": "PSNR, dB", "ssim": "SSIM", "macro_f1": "Macro F1", "gcnr": "gCNR", "hd95_px": "HD95, px",
+    "hd95_mm": "HD95, mm", "assd_px": "ASSD, px", "assd_mm": "ASSD, mm", "missed": "One mask empty, share",
+    "pearson": "Pearson’s r", "loa_low": "Limit of agreement, lower", "loa_high": "Limit of agreement, upper",
+    "circumference_mae_mm": "MAE of the circumference, mm",
+}  # fmt: skip
 
 
 def colours(inits: Sequence[str], base: str | None) -> dict[str, str]:
@@ -27,13 +34,10 @@ def colours(inits: Sequence[str], base: str | None) -> dict[str, str]:
 
 def readable(metric: str) -> str:
     """Name of a score for a reader."""
-    known = {"dice": "Dice", "iou": "IoU", "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "mae": "MAE",
-             "rmse": "RMSE", "psnr": "PSNR", "ssim": "SSIM", "macro_f1": "macro F1", "gcnr": "gCNR",
-             "psnr_input": "PSNR of the input", "ssim_input": "SSIM of the input"}  # fmt: skip
-    for unit in ("px", "mm"):
-        known |= {f"hd95_{unit}": f"HD95, {unit}", f"assd_{unit}": f"ASSD, {unit}"}
-    text = known.get(metric, metric.replace("_", " "))
-    return text[:1].upper() + text[1:]
+    if metric.endswith("_input"):
+        return f"{readable(metric.removesuffix('_input'))} of the input"
+    text = metric.replace("_", " ")
+    return NAMES.get(metric, text[:1].upper() + text[1:])
 
 
 def curve_chart(

@@ -10,6 +10,7 @@ from usfm.report.downstream.charts import readable
 from usfm.report.figures import INK, MUTED, SERIES, STYLE, chart_axes, inline_svg
 
 __all__ = ["agreement_chart", "change_chart", "spread_chart"]
+EQUAL_DB = 99.9
 
 
 def spread_chart(items: Items, metric: str) -> Markup:
@@ -33,7 +34,7 @@ def agreement_chart(items: Items, unit: str) -> Markup:
     error = predicted - truth
     bias, spread = float(error.mean()), float(1.96 * error.std(ddof=1)) if len(error) > 1 else 0.0
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.4), layout="constrained")
+        figure = Figure(figsize=(5.6, 2.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         ends = [float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))]
         left.plot(ends, ends, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
@@ -48,12 +49,19 @@ def agreement_chart(items: Items, unit: str) -> Markup:
 
 
 def change_chart(items: Items) -> Markup:
-    """PSNR of the restored image over that of the input: above the dashed line an image was made better."""
+    """PSNR of the restored image over that of the input: above the dashed line an image was made better.
+
+    Inputs that equal the clean image (100 dB) would flatten all others; they are counted in words.
+    """
     before, after = column(items, "psnr_input"), column(items, "psnr")
+    clean = before >= EQUAL_DB
+    shown = ~clean if not clean.all() else clean
     with matplotlib.rc_context(STYLE):
-        axes = chart_axes(4.6, 3.6)
-        ends = [float(min(before.min(), after.min())), float(max(before.max(), after.max()))]
+        axes = chart_axes(5.4, 3.6)
+        ends = [float(np.minimum(before, after)[shown].min()), float(np.maximum(before, after)[shown].max())]
         axes.plot(ends, ends, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.plot(before, after, color=SERIES[0], marker=".", markersize=5, linewidth=0, alpha=0.8)
+        axes.plot(before[shown], after[shown], color=SERIES[0], marker=".", markersize=5, linewidth=0, alpha=0.8)
+        if clean.any():
+            axes.set_title(f"not drawn: {int(clean.sum())} inputs that needed nothing")
         axes.set(xlabel="PSNR of the input, dB", ylabel="PSNR of the answer, dB")
         return inline_svg(axes, "psnr change")

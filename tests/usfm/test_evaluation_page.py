@@ -1,0 +1,53 @@
+"""The page of an evaluation for the kinds whose answers are numbers or images, from untrained networks."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from shard_factory import HEAD
+
+from usfm.data.tasks import TaskConfig, load_task
+from usfm.metrics.evaluation import evaluate
+from usfm.models.bundle import BundleSpec
+from usfm.models.encoder import EncoderConfig
+from usfm.models.task_model import TaskModel
+from usfm.models.windows import WindowConfig
+from usfm.report.downstream.evaluation_page import Evaluated, write_evaluation
+from usfm.report.template import pvalue, score
+
+ENCODER = EncoderConfig(size="nano", img_px=32, patch_px=8)
+TASKS = {
+    "regression": {"kind": "regression", "target": "mask_perimeter", "unit": "px"},
+    "enhancement": {"kind": "enhancement", "degrade": {"chance": 1.0}},
+    "multilabel": {"kind": "multilabel", "organs": ["heart"], "classes": {"bright": ["a"], "dark": ["b"]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_page_of_every_kind(kind: str, small_shards: Path, tmp_path: Path) -> None:
+    task = TaskConfig.build({"name": "made", "organs": HEAD["organs"], "canvas_px": 64, **TASKS[kind]})
+    data = load_task(str(small_shards), task)["test"]
+    torch.manual_seed(0)
+    model = TaskModel(ENCODER, task.kind, max(1, len(task.classes))).eval()
+    result = evaluate(model, data, task, 32, torch.device("cpu"))
+    spec = BundleSpec(
+        kind=task.kind, name="made", classes=task.class_names, encoder=ENCODER, trained_on={"made": 3}
+    )
+    of = Evaluated(result, model, spec, task, data, "test", str(small_shards), WindowConfig(), None)
+    page = write_evaluation(tmp_path, of).read_text()
+    assert score(result.value) in page
+    assert page.count("<svg") == {"regression": 1, "enhancement": 2, "multilabel": 0}[kind]
+    each = 3 if kind == "enhancement" else 1  # input, answer, truth
+    worst = page[page.index("<h3>Worst</h3>") :].split("<h3>")[1]
+    assert worst.count("<img") == each * min(12, len(set(data.groups)))
+    items = pd.read_parquet(tmp_path / "items.parquet")
+    assert items.id.tolist() == data.ids
+    assert {"regression": "error", "enhancement": "psnr_input", "multilabel": "p_bright"}[kind] in items
+
+
+def test_scores_have_digits_that_fit_their_size() -> None:
+    assert [score(v) for v in (0.12345, -12.345, 123.45, None, math.nan)] == ["0.123", "−12.35", "123.5", "–", "–"]
+    assert score(0.12345, -1) == "0.12"
+    assert [pvalue(v) for v in (0.00099, 0.0214, 1.0)] == ["< 0.001", "0.021", "1.000"]
