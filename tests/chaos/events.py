@@ -1,5 +1,6 @@
 """What may befall a run, and how long it takes until it trains on: each event happens, then waits for recovery."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -84,8 +85,14 @@ class Scene:
 
     def the_writer(self) -> Any:
         """The process that writes the run, once there is one."""
-        self.job.until(lambda: self.cluster.writer(self.job.run_dir) is not None, "worker that writes")
-        return self.cluster.writer(self.job.run_dir)
+        found: list[Any] = []  # what was found is kept: a moment later it may be gone
+
+        def there() -> bool:
+            found[:] = [self.cluster.writer(self.job.run_dir)]
+            return found[0] is not None
+
+        self.job.until(there, "worker that writes")
+        return found[0]
 
     def some_seconds(self, least: float, most: float) -> float:
         """Pass a random time; returns it."""
@@ -176,10 +183,12 @@ def killed_in_a_save(scene: Scene, before: int) -> Happened:
     while time.monotonic() < until:
         writer = scene.the_writer()
         partial = _half_written(run_dir, until)
-        os.kill(writer.pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):  # replaced meanwhile: the next one is met
+            os.kill(writer.pid, signal.SIGSTOP)
         if partial is not None and partial.exists():
             break
-        os.kill(writer.pid, signal.SIGCONT)  # it was faster; wait for the next one
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(writer.pid, signal.SIGCONT)  # it was faster; wait for the next one
     else:
         raise AssertionError(f"no save could be met half way in {patience_s:.0f} s")
     whole, reasons = find_checkpoint(run_dir)
