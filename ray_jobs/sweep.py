@@ -9,6 +9,8 @@ reason and the others go on.
   RUN_DIR/results.csv, results.parquet              one row per trial
   RUN_DIR/items.parquet                             one row per trial and test item
   RUN_DIR/best/<task>/                              the bundle with the best validation score
+  RUN_DIR/report.html, tables/                      curves, differences, worst images (usfm.report.downstream)
+  RUN_DIR/features/                                 of frozen encoders (usfm.train.feature_cache)
   RUN_DIR/best.yaml                                 of a search: the best values, for `tuned=` of another sweep
 """
 
@@ -25,14 +27,16 @@ from ray_jobs.cluster import connect, require
 from ray_jobs.console import Console, following
 from ray_jobs.sweep_config import PLACEMENT, Study, SweepConfig, Trial, studies, trials
 from ray_jobs.sweep_search import write_best
-from ray_jobs.sweep_table import OK, TABLE, best_trials, keep_best, summarise, write_tables
+from ray_jobs.sweep_table import OK, best_trials, keep_best, summarise, write_tables
 from ray_jobs.sweep_tune import TUNE, Ledger, known_trials, run_study, run_trials
 from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
-from usfm.report.curves import write_label_curves
+from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.train.rundir import open_run
 
 __all__ = ["SweepConfig", "main", "plan", "run", "trials"]
+
+BEST = "best.yaml"
 
 
 def plan(config: SweepConfig) -> dict[str, Any]:
@@ -64,13 +68,15 @@ def run(config: SweepConfig, console: Console) -> Path:
     made = _known(config, planned, ledger)
     table = write_tables(folder, made, ledger)
     keep_best(folder, made, ledger)
-    if config.search is not None:
-        best = best_trials(made, ledger, by_init=True)
-        write_best(folder / "best.yaml", [(task, init, trial.searched) for (task, init), trial in best.items()])
-    write_label_curves(folder / f"{TABLE}.csv", folder / "label_efficiency.html")
     summarise(table, console, folder)
     if not (table.status == OK).any():
         raise UsfmError(f"no trial of {folder} came to its end; the first says: {table.status.iloc[0]}")
+    if config.search is None:
+        console.say(f"report: {write_sweep_report(folder)}")
+    else:
+        best = best_trials(made, ledger, by_init=True)
+        write_best(folder / BEST, [(task, init, trial.searched) for (task, init), trial in best.items()])
+        console.say(f"best values: {folder / BEST}")
     return folder
 
 

@@ -20,8 +20,8 @@ from usfm.train.finetune_config import FinetuneConfig
 __all__ = ["PLACEMENT", "Study", "SweepConfig", "Trial", "studies", "trials"]
 
 PLACEMENT = (
-    *("run_dir", "max_concurrent", "workers_per_trial", "cpus_per_trial", "gpus_per_trial", "retries"),
-    "cluster",
+    *("run_dir", "max_concurrent", "workers_per_trial", "cpus_per_trial", "gpus_per_trial", "cache_features"),
+    *("retries", "cluster"),
 )
 """Keys that may change when a sweep goes on."""
 AXES = ("run_dir", "shards", "task", "fraction", "seed")
@@ -49,6 +49,8 @@ class SweepConfig(Config):
         workers_per_trial: 0 = the trial's own process (no start-up cost); n >= 1 = a Ray Train group of n.
         cpus_per_trial: CPUs of a trial, or of each of its workers, fractions allowed.
         gpus_per_trial: GPUs, fractions allowed.
+        cache_features: trials with freeze_encoder and views=whole learn from features that are computed once and
+            kept in `features/`; not for a search by Optuna, and not with workers_per_trial.
         retries: of a failed trial; a trial whose process was killed goes on where its last state stood.
         cluster: Ray.
     """
@@ -67,6 +69,7 @@ class SweepConfig(Config):
     workers_per_trial: int = Field(default=0, ge=0)
     cpus_per_trial: float = Field(default=1, gt=0)
     gpus_per_trial: float = Field(default=0, ge=0)
+    cache_features: bool = True
     retries: int = Field(default=1, ge=0)
     cluster: ClusterConfig = ClusterConfig()
 

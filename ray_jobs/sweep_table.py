@@ -63,6 +63,8 @@ def write_tables(folder: Path, trials: Sequence[Trial], ledger: Ledger) -> pd.Da
     table = table.reindex(columns=[*COLUMNS, *(name for name in table if name not in COLUMNS)])
     table = table.astype({"train_items": "Int64", "train_groups": "Int64"})  # a failed trial has none
     items = pd.DataFrame(items_of(trials, ledger))
+    for name in items.columns[[pd.api.types.infer_dtype(items[c]).startswith("mixed") for c in items]]:
+        items[name] = items[name].map(str, na_action="ignore")  # names of one task, numbers of another
     _replace(folder / f"{TABLE}.csv", lambda path: table.to_csv(path, index=False))
     _replace(folder / f"{TABLE}.parquet", lambda path: table.to_parquet(path, index=False))
     _replace(folder / f"{ITEMS}.parquet", lambda path: items.to_parquet(path, index=False))

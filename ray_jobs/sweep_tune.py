@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_jobs.features import FOLDER, cache_features
 from ray_jobs.sweep_config import Study, SweepConfig, Trial
 from ray_jobs.sweep_search import SearchRange, value_at
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
+from usfm.train.cached_views import CachedViews
 from usfm.train.context import PlainContext, best_device
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
@@ -76,7 +78,15 @@ def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger) ->
     from ray import tune
 
     by_name = {trial.name: trial for trial in waiting}
-    specs = [{"name": name, "config": trial.config.model_dump(mode="json")} for name, trial in by_name.items()]
+    features: dict[str, Path] = {}
+    if config.cache_features and not config.workers_per_trial:
+        runs = {name: trial.config for name, trial in by_name.items()}
+        root = Path(config.run_dir).absolute() / FOLDER
+        features = cache_features(runs, root, config.max_concurrent, config.cpus_per_trial, config.gpus_per_trial)
+    specs = [
+        {"name": name, "config": trial.config.model_dump(mode="json"), "features": str(features.get(name, ""))}
+        for name, trial in by_name.items()
+    ]
     trainable = tune.with_parameters(_run_planned, placement=_placement(config))
     first = next(iter(by_name.values()))
     grid = _fit(config, first, trainable, {"trial": tune.grid_search(specs)}, trial_dirname_creator=_name)
@@ -192,7 +202,7 @@ def _placement(config: SweepConfig) -> dict[str, Any]:
 
 def _run_planned(values: dict[str, Any], placement: Mapping[str, Any]) -> None:
     """A Tune trial that was planned before the sweep began."""
-    _run(FinetuneConfig.build(values["trial"]["config"]), placement)
+    _run(FinetuneConfig.build(values["trial"]["config"]), placement, values["trial"]["features"])
 
 
 def _run_searched(
@@ -202,7 +212,7 @@ def _run_searched(
     _run(study.trial(*at, values).config, placement)
 
 
-def _run(config: FinetuneConfig, placement: Mapping[str, Any]) -> None:
+def _run(config: FinetuneConfig, placement: Mapping[str, Any], features: str = "") -> None:
     from ray import tune
 
     open_run(Path(config.run_dir), config, placement)
@@ -219,4 +229,4 @@ def _run(config: FinetuneConfig, placement: Mapping[str, Any]) -> None:
     torch.set_num_threads(max(1, int(placement["cpus_per_trial"])))
     context = PlainContext(device=best_device() if placement["gpus_per_trial"] else torch.device("cpu"))
     context.report = lambda metrics, *_: tune.report(dict(metrics))  # type: ignore[method-assign]
-    finetune(config, context)
+    finetune(config, context, CachedViews(config, context, Path(features)) if features else None)

@@ -12,6 +12,7 @@ from ray_jobs.sweep import SweepConfig, trials
 from ray_jobs.sweep_config import studies
 from usfm.config import Config, load_config
 from usfm.masking.patches import hidden_units
+from usfm.train.feature_cache import cacheable
 
 JOBS: dict[str, type[Config]] = {
     "demo.yaml": DemoConfig,
@@ -22,11 +23,14 @@ JOBS: dict[str, type[Config]] = {
     "finetune_usfm_classification.yaml": FinetuneJobConfig,
     "finetune_usfm_segmentation.yaml": FinetuneJobConfig,
     "ingest.yaml": IngestConfig,
+    "frozen_probe.yaml": SweepConfig,
+    "label_efficiency.yaml": SweepConfig,
     "label_efficiency_tiny.yaml": SweepConfig,
     "pretrain_base.yaml": PretrainJobConfig,
     "pretrain_corpus.yaml": PretrainJobConfig,
     "pretrain_tiny.yaml": PretrainJobConfig,
     "probe_corpus.yaml": ProbeJobConfig,
+    "search.yaml": SweepConfig,
 }
 
 
@@ -83,11 +87,21 @@ def test_the_base_recipe_is_the_papers_size() -> None:
 def test_sweeps_build_every_trial(name: str) -> None:
     config = sweep_of(name)
     made = {name: trial.config for name, trial in trials(config).items()}
-    assert len(made) == len(studies(config)) * len(config.fractions) * len(config.seeds)
+    found = studies(config)
+    if config.search is not None:
+        assert made == {}  # Optuna's points are not known before
+        made = {f"{s.task.name} {s.init}": s.trial(config.fractions[0], config.seeds[0]).config for s in found}
+    assert len(made) == len(found) * len(config.fractions) * len(config.seeds)
     assert {trial.fraction for trial in made.values()} == set(config.fractions)
     assert len({trial.run_dir for trial in made.values()}) == len(made)
     for trial in made.values():
         assert trial.batch_size % max(1, config.workers_per_trial) == 0
+
+
+def test_the_frozen_recipe_is_90_trials_that_learn_from_the_cache() -> None:
+    made = [trial.config for trial in trials(sweep_of("frozen_probe.yaml")).values()]
+    assert len(made) == 90
+    assert all(cacheable(config) for config in made)
 
 
 @pytest.mark.parametrize("name", names(FinetuneJobConfig))

@@ -16,19 +16,18 @@ from usfm.data.cleaning.config import prepared_as
 from usfm.data.shards import ShardIndex
 from usfm.data.tasks import LabelledSet, label_fraction, load_task, strata
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss
-from usfm.kinds import output_count
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
 from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
 from usfm.models.network import TaskNetwork
-from usfm.models.task_model import TaskModel, build_model
+from usfm.models.task_model import TaskModel
 from usfm.rng import stream_key
 from usfm.train.context import WorkerContext
 from usfm.train.finetune_config import SCRATCH, FinetuneConfig
 from usfm.train.finetune_loss import TaskLoss, target_spread
+from usfm.train.finetune_network import first_network
 from usfm.train.finetune_state import Middle, RunState
 from usfm.train.finetune_views import ImageViews, Views
 from usfm.train.inheritance import Inheritance, inherited
-from usfm.train.initial_weights import load_encoder
 from usfm.train.journal import Journal
 from usfm.train.optim import learning_rate, make_optimizer, set_learning_rate
 
@@ -63,7 +62,9 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
     sets = load_task(config.shards, config.task)
     train = sets["train"]
     chosen = label_fraction(train.groups, strata(train, config.task), config.fraction, config.seed).nonzero()[0]
-    model = _network(config, train, chosen)
+    model = first_network(config)
+    if config.task.kind == "regression":
+        model.fit_targets(*target_spread(train, chosen, config))
     inputs = config.inputs()
     before = inherited(None if config.init == SCRATCH else Path(config.init))
     views = views or ImageViews(config, sets, chosen, model.img_px, context)
@@ -104,29 +105,6 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
     if context.rank == 0:
         state.clear()
     return result
-
-
-def _network(config: FinetuneConfig, train: LabelledSet, chosen: Chosen) -> TaskNetwork:
-    """The network as it begins."""
-    task = config.task
-    torch.manual_seed(stream_key(config.seed, "init", task.name))
-    outputs = output_count(task.kind, task.class_names)
-    model = build_model(
-        config.network,
-        config.resolved_encoder(),
-        task.kind,
-        outputs,
-        config.head,
-        config.resolved_px(),
-        config.pretrained,
-    )
-    if isinstance(model, TaskModel):
-        if config.init != SCRATCH:
-            load_encoder(model.encoder, Path(config.init))
-        model.encoder.requires_grad_(not config.freeze_encoder)
-    if task.kind == "regression":
-        model.fit_targets(*target_spread(train, chosen, config))
-    return model
 
 
 def _require_together(step: int, context: WorkerContext) -> None:

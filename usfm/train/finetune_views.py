@@ -78,14 +78,21 @@ class ImageViews:
 
     def batch(self, step: int) -> Batch:
         """See `Views`."""
-        config, data = self._config, self._data
+        return self.look(*self.rows(step))
+
+    def rows(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """This worker's rows of a step, and their places among all samples of the run, each (B,)."""
+        config = self._config
         position = step * config.batch_size + np.arange(config.batch_size)
         if self._strata is None:
             rows = shuffled_rows(position, self._chosen, config.seed)
         else:
             rows = balanced_rows(position, self._chosen, self._strata, config.seed)
-        rows, position = rows[self._rank :: self._world], position[self._rank :: self._world]
-        index = torch.from_numpy(position)
+        return rows[self._rank :: self._world], position[self._rank :: self._world]
+
+    def look(self, rows: npt.NDArray[np.int64], position: npt.NDArray[np.int64]) -> Batch:
+        """Images and targets of some training rows; the augmentation is a function of (seed, place)."""
+        config, data, index = self._config, self._data, torch.from_numpy(position)
         height, width = torch.from_numpy(data.height[rows]), torch.from_numpy(data.width[rows])
         boxes, flip, turn = self._boxes(index, height, width)
         images = turned(resample(self._on(data.image[rows]), boxes, self._px, flip), turn)
