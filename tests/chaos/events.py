@@ -66,6 +66,22 @@ class Scene:
         """Seconds until a step after `before` is taken."""
         return self.job.until(lambda: self.job.step > before, f"step after {before}")
 
+    def started_anew(self, count: int | None = None) -> tuple[int, float]:
+        """After a submission: the newest step once its own workers train, and the seconds until they have taken one.
+
+        Workers of a driver that was killed take steps until they notice; those are no recovery.
+        """
+        began, old = time.monotonic(), {worker.pid for worker in self.cluster.workers()}
+
+        def new_ones() -> bool:
+            now = {worker.pid for worker in self.cluster.workers()}
+            return len(now) == (count or len(now) or 1) and not now & old
+
+        self.job.until(new_ones, "new workers")
+        before = self.job.step
+        self.trained_on(before)
+        return before, time.monotonic() - began
+
     def standing_still(self) -> int:
         """The newest step, once none has been taken for `STILL_S`."""
         step, since = self.job.step, time.monotonic()
@@ -130,9 +146,9 @@ def driver_killed(scene: Scene, before: int) -> Happened:
     """SIGKILL to the job's command, which is submitted again some seconds later."""
     scene.job.kill_driver()
     passed = scene.some_seconds(0, 3)
-    before = scene.job.step
     scene.job.submit()
-    return Happened("driver killed", before, scene.trained_on(before), f"submitted again after {passed:.1f} s")
+    before, recovery = scene.started_anew()
+    return Happened("driver killed", before, recovery, f"submitted again after {passed:.1f} s")
 
 
 def submitted_twice(scene: Scene, before: int) -> Happened:
@@ -224,9 +240,10 @@ def shards_away(scene: Scene, before: int) -> Happened:
 def workers_changed(scene: Scene, before: int) -> Happened:
     """The job is killed and submitted again with another number of workers."""
     scene.job.kill_driver()
-    before, scene.workers = scene.job.step, 3 - scene.workers
+    scene.workers = 3 - scene.workers
     scene.job.submit(f"workers={scene.workers}")
-    return Happened("workers changed", before, scene.trained_on(before), f"to {scene.workers}")
+    before, recovery = scene.started_anew(scene.workers)
+    return Happened("workers changed", before, recovery, f"to {scene.workers}")
 
 
 def node_lost_and_back(scene: Scene, before: int) -> Happened:
