@@ -67,7 +67,7 @@ class Scene:
         return self.job.until(lambda: self.job.step > before, f"step after {before}")
 
     def started_anew(self, count: int | None = None) -> tuple[int, float]:
-        """After a submission: the newest step once its own workers train, and the seconds until they have taken one.
+        """After a submission: the newest step once its own workers train, and the seconds until they took one.
 
         Workers of a driver that was killed take steps until they notice; those are no recovery.
         """
