@@ -60,9 +60,9 @@ def test_to_512_and_back(tmp_path: Path, side: int, positions: str) -> None:
     for name, tensor in small.state_dict().items():
         moved = back.state_dict()[name]
         if name.endswith("relative_position_bias_table"):
-            # BEiT's scheme stretches what is far on the way up and keeps what is near on the way down
             assert torch.equal(moved[-3:], tensor[-3:])
             assert torch.allclose(neighbours(moved), neighbours(tensor), atol=0.01)
+            assert torch.allclose(moved, tensor, atol=0.05)  # from -1.5 to 0
         else:
             assert torch.allclose(moved, tensor, atol=0.0 if name != "beit.pos_embed" else 0.02)
     with torch.inference_mode():

@@ -1,7 +1,8 @@
-"""Positions for another image side: bias tables and position embeddings, resampled by timm's own functions.
+"""Positions for another image side: bias tables and position embeddings, enlarged by timm's own functions.
 
 The authors' loader transposes the table and yields NaN at 256, 384, 448 and 480 px. timm's keeps rows as rows;
-tests hold it against positions that are computed by hand, at every side from 64 to 1024 px.
+tests hold it against positions that are computed by hand, at every side from 64 to 1024 px. Shrinking a table is
+ours: timm's cuts off what is far, so that an encoder that was enlarged would not come back.
 """
 
 import warnings
@@ -21,7 +22,8 @@ def resize_table(table: torch.Tensor, grid: int) -> torch.Tensor:
     """A relative position bias table for another grid.
 
     Near offsets keep their values, far ones are stretched by a geometric progression (BEiT's scheme), so a patch
-    sees its neighbours as before. The three CLS rows are copied.
+    sees its neighbours as before. A smaller grid reads the places that its offsets would be stretched to, so
+    enlarging and shrinking again gives the table back, smoothed a little. The three CLS rows are copied.
 
     Args:
         table: ((2 G - 1)^2 + 3, heads); row (dh + G - 1) * (2 G - 1) + (dw + G - 1).
@@ -43,6 +45,8 @@ def resize_table(table: torch.Tensor, grid: int) -> torch.Tensor:
         return table
     if min(old, grid) < 2:
         raise CheckpointError(f"cannot resize a bias table from a grid of {old} to {grid}; both must be at least 2")
+    if grid < old:
+        return _shrunk(table, old, grid)
     rows = (2 * grid - 1) ** 2 + CLS_ROWS
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"timm\.")  # of torch, about how timm indexes
@@ -50,6 +54,32 @@ def resize_table(table: torch.Tensor, grid: int) -> torch.Tensor:
             table, (grid, grid), (rows, table.shape[1]), old_window_size=(old, old)
         )
     return resized
+
+
+def _shrunk(table: torch.Tensor, old: int, grid: int) -> torch.Tensor:
+    """The table at the places of a smaller grid's offsets, bilinear."""
+    places = _stretched(grid, old).clamp(max=old - 1)
+    places = torch.cat([-places.flip(0), torch.zeros(1), places])[:, None]  # (2 grid - 1, 1)
+    weight = (1 - (places - torch.arange(1 - old, old)).abs()).clamp_min(0).to(table.device)
+    offsets = table[:-CLS_ROWS].float().unflatten(0, (2 * old - 1, 2 * old - 1))
+    read = torch.einsum("ai,bj,ijh->abh", weight, weight, offsets).flatten(0, 1)
+    return torch.cat([read.to(table.dtype), table[-CLS_ROWS:]])
+
+
+def _stretched(grid: int, larger: int) -> torch.Tensor:
+    """Where timm, as BEiT, puts the offsets 1 .. grid - 1 on a larger grid: 1, 1 + q, 1 + q + q^2, ...
+
+    q lies between 1.01 and 1.5, in between so that the farthest lands on the farthest.
+    """
+    powers = torch.arange(grid - 1, dtype=torch.float64)
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        if (q**powers).sum() > larger - 1:
+            high = q
+        else:
+            low = q
+    return (low**powers).cumsum(0).float()
 
 
 def resize_positions(state: dict[str, torch.Tensor], grid: int) -> dict[str, torch.Tensor]:
