@@ -16,7 +16,7 @@ from usfm.data.tasks import LabelledSet, TaskConfig, load_split
 from usfm.errors import ConfigError
 from usfm.metrics.evaluation import evaluate
 from usfm.models.bundle import is_bundle, load_bundle, read_bundle_spec
-from usfm.models.windows import WindowConfig, WindowMode
+from usfm.models.windows import WindowMode
 from usfm.report.downstream.evaluation_page import Evaluated, write_evaluation
 from usfm.report.downstream.robust import PASSES, robust_grid
 from usfm.train.context import best_device
@@ -106,9 +106,9 @@ def run(config: EvaluateConfig, console: Console) -> Path:
         raise ConfigError(
             f"{config.bundle} answers {spec.kind} {spec.classes}, the task is {of.task.kind} {of.task.class_names}"
         )
-    windows = spec.inference if config.mode is None else WindowConfig(mode=config.mode)
+    windows = spec.inference if config.mode is None else spec.inference.model_copy(update={"mode": config.mode})
     with console.stage("evaluate", len(of.data), "images") as stage:
-        result = evaluate(model, of.data, of.task, spec.img_px, device, mode=windows.mode)
+        result = evaluate(model, of.data, of.task, spec.img_px, device, **windows.model_dump())
         stage.to(len(of.data))
     grid = None
     if config.robustness:

@@ -11,7 +11,7 @@ from usfm.data.degrade import DegradeConfig, degrade
 from usfm.data.tasks import LabelledSet, TaskConfig
 from usfm.errors import DataError
 from usfm.metrics.enhancement import psnr
-from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC, evaluate
+from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC, batch_for, evaluate
 from usfm.metrics.robustness import robustness
 from usfm.metrics.segmentation import dice
 
@@ -123,6 +123,14 @@ def test_sliding_windows_see_the_stored_pixels(data: LabelledSet) -> None:
         assert item["value"] == dice((grey > 0.5).astype(int), data.mask[n, :high, :wide], 2)
     halved = evaluate(model, data, task, PX, CPU, full=False, mode="sliding", inputs=lambda images, _: images / 2)
     assert halved.value < got.value
+    for overlap, windows in ((0.0, 4), (0.5, 9)):  # of 32 x 32 px over 64 x 64
+        model.seen.clear()
+        evaluate(model, _part(data, 1), task, PX, CPU, full=False, mode="sliding", overlap=overlap)
+        assert sum(len(seen) for seen in model.seen) == windows
+
+
+def test_larger_sides_take_no_more_memory() -> None:
+    assert [batch_for(side) for side in (32, 224, 448, 512, 4096)] == [64, 64, 16, 12, 1]
 
 
 def test_classes_and_their_confusion(data: LabelledSet) -> None:

@@ -98,6 +98,22 @@ def test_masks_turn_with_their_images(shards: Path) -> None:
     assert torch.equal(turned(images, torch.tensor([0, 1])), torch.stack([images[0], images[1].rot90(1, (1, 2))]))
 
 
+def test_scores_are_made_as_whole_images_will_be_shown(shards: Path) -> None:
+    shown = []
+
+    def model(windows: torch.Tensor) -> torch.Tensor:
+        shown.append(len(windows))
+        return torch.cat([0.5 - windows, windows - 0.5], dim=1)
+
+    network = torch.nn.Module()
+    network.forward = model
+    for overlap in (0.0, 0.5):
+        views, _ = views_of(config_of(shards, HEAD, inference={"mode": "sliding", "overlap": overlap}))
+        views.score(network, "val", full=False)
+    first, second = shown[: len(shown) // 2], shown[len(shown) // 2 :]
+    assert sum(second) > sum(first) > 0
+
+
 def test_whole_views_are_not_changed(shards: Path) -> None:
     views, train = views_of(config_of(shards, VIEW, views="whole"))
     first, later = views.batch(0), views.batch(9)
@@ -181,6 +197,7 @@ def test_classes_are_weighed_by_how_rare_they_are(shards: Path) -> None:
         (HEAD, {"balance": "class_weights"}, "balance=class_weights is for classes of images"),
         (VIEW, {"network": "resnet18", "freeze_encoder": True}, "network=resnet18 has no encoder of ours"),
         (VIEW, {"network": "resnet18", "init": "runs/x"}, "init has to be scratch"),
+        (HEAD, {"views": "whole", "rotate90": 0.5}, "with views=whole nothing is turned"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(task: dict, values: dict, message: str) -> None:

@@ -32,6 +32,7 @@ class Asking:
     inputs: Inputs
     full: bool
     mode: WindowMode
+    overlap: float
     seed: int
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
@@ -79,7 +80,7 @@ class Asking:
     def _slid(self, image: torch.Tensor) -> torch.Tensor:
         """(1, 1, H, W) to (K, H, W)."""
         high, wide = image.shape[2:]
-        return predict_canvas(_Seen(self.model, self.img_px), image[0, 0], high, wide, mode="sliding")
+        return predict_canvas(_Seen(self.model, self.img_px), image[0, 0], high, wide, "sliding", self.overlap)
 
     def _squares(self, images: Any, numbers: Sequence[int]) -> torch.Tensor:
         return whole_images(self._canvases(images, numbers), *self._sizes(numbers), self.img_px)

@@ -15,11 +15,12 @@ from usfm.metrics.answers import Asking, Inputs
 from usfm.metrics.classification import confusion
 from usfm.metrics.intervals import Score, WeightedScore, weighted_score, weighted_scores
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, METRIC, item_scores, selecting_score
-from usfm.models.windows import WindowMode
+from usfm.models.windows import WindowConfig, WindowMode
 
-__all__ = ["HIGHER_IS_BETTER", "METRIC", "Evaluation", "Inputs", "evaluate"]
+__all__ = ["HIGHER_IS_BETTER", "METRIC", "Evaluation", "Inputs", "batch_for", "evaluate"]
 
-BATCH = 64
+BATCH = 64  # images at once, up to a side of `BATCH_PX`
+BATCH_PX = 224
 DRAWS = 1000
 
 
@@ -90,6 +91,7 @@ def evaluate(
     inputs: Inputs | None = None,
     full: bool = True,
     mode: WindowMode = "whole",
+    overlap: float = WindowConfig().overlap,
     seed: int = 0,
 ) -> Evaluation:
     """Score a model.
@@ -107,16 +109,18 @@ def evaluate(
         inputs: changes what the network sees (robustness); None = nothing.
         full: all scores with intervals; False = the selecting one alone, which is much faster.
         mode: of dense tasks, see `usfm.models.windows`.
+        overlap: of sliding windows, see there.
         seed: of the synthetic inputs and of the bootstrap.
 
     Raises:
         DataError: the set cannot tell models apart by the selecting score (AUROC without both answers in a class).
     """
     model.eval()
-    asking = Asking(model, data, task, img_px, device, inputs or _as_they_are, full, mode, seed)
+    asking = Asking(model, data, task, img_px, device, inputs or _as_they_are, full, mode, overlap, seed)
     items: list[dict[str, Any]] = []
-    for start in range(0, len(data), BATCH):
-        numbers = range(start, min(start + BATCH, len(data)))
+    batch = batch_for(img_px)
+    for start in range(0, len(data), batch):
+        numbers = range(start, min(start + batch, len(data)))
         items += asking.rows(numbers)
     metric, names = METRIC[task.kind], task.class_names
     select = selecting_score(metric, items, names)
@@ -134,6 +138,11 @@ def evaluate(
         predicted, truth = (np.array([names.index(item[key]) for item in items]) for key in ("predicted", "truth"))
         counts = confusion(predicted, truth, len(names))
     return Evaluation(metric, value, names, items, scores, counts)
+
+
+def batch_for(img_px: int) -> int:
+    """Images at once: so many that a larger side takes no more memory."""
+    return max(1, int(BATCH * min(1.0, (BATCH_PX / img_px) ** 2)))
 
 
 def _as_they_are(images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:

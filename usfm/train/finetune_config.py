@@ -93,6 +93,10 @@ class FinetuneConfig(Config):
             raise ValueError(
                 f"inference.mode=sliding is for answers at every pixel, this task is a {self.task.kind}"
             )
+        if self.views == "whole" and (self.flip_vertical or self.rotate90):
+            raise ValueError(
+                "flip_vertical and rotate90 turn crops; with views=whole nothing is turned, leave them out"
+            )
         if self.network != USFM and (self.init != SCRATCH or self.freeze_encoder):
             raise ValueError(
                 f"network={self.network} has no encoder of ours: init has to be {SCRATCH} (pretrained=true takes "
@@ -117,7 +121,9 @@ class FinetuneConfig(Config):
             return self._sized(self.encoder)
         theirs = encoder_config_of(Path(self.init))
         ours = self.encoder or theirs
-        for key in ("size", "patch_px", "positions", "final_norm", "channels", "mean", "std"):
+        grey = ours.channels == 1
+        normal = ("mean", "std") if grey else ("channel_mean", "channel_std")
+        for key in ("size", "patch_px", "positions", "final_norm", "channels", *normal):
             if getattr(ours, key) != getattr(theirs, key):
                 raise ConfigError(
                     f"encoder.{key}={getattr(ours, key)} but {self.init} was trained with {getattr(theirs, key)}; "

@@ -121,8 +121,8 @@ class ImageViews:
     def score(self, model: nn.Module, split: str, full: bool) -> Evaluation:
         """See `Views`."""
         config = self._config
-        mode = config.inference.mode
-        return evaluate(model, self._sets[split], config.task, self._px, self._device, full=full, mode=mode)
+        shown = config.inference.model_dump()  # mode, overlap
+        return evaluate(model, self._sets[split], config.task, self._px, self._device, full=full, **shown)
 
     def _boxes(
         self, index: torch.Tensor, height: torch.Tensor, width: torch.Tensor
