@@ -54,11 +54,15 @@ def test_a_row_without_its_mask_is_refused_with_its_name_or_left_out() -> None:
 
 def test_a_mask_class_that_no_class_names_is_background_or_refused() -> None:
     rows = [{**row("fetal_head", "train", 0), "mask_classes": json.dumps({"1": "fetal haed"})}]
-    taken, _ = chosen(rows, task_of(HEAD, classes={"head": ["head"]}))
+    taken, left_out = chosen(rows, task_of(HEAD, classes={"head": ["head"]}))
     assert not taken[0].mask.any()
+    assert left_out == {"its mask has 'fetal haed', which no class names": 1}
     with pytest.raises(DataError, match=r"train_000.png#0 .*its mask has 'fetal haed'"):
         chosen(rows, task_of(HEAD, classes={"head": ["head"]}, unlisted="refuse"))
     assert chosen(rows, task_of(HEAD, unlisted="refuse"))[0][0].mask.any()  # "*" names every class
+    for names in ("", json.dumps({"2": "head"})):
+        with pytest.raises(DataError, match=r"train_000.png#0 has a mask with the value 1, which .* do not name"):
+            chosen([rows[0] | {"mask_classes": names}], task_of(HEAD))
 
 
 def test_several_labels_of_a_row() -> None:
@@ -157,6 +161,23 @@ def test_a_class_that_no_or_every_training_row_has_is_refused(tmp_path: Path) ->
         "0",
         "1",
     ]
+
+
+def test_labels_that_no_score_can_be_made_of_are_refused_before_training(tmp_path: Path) -> None:
+    for same in ("val", "test"):
+        rows = []
+        for split in ("train", "val", "test"):
+            rows += hearts("tumour", "tumour" if split == same else "effusion", split=split)
+        with pytest.raises(DataError, match=rf"none of .* has {same} rows .* both with and without it"):
+            load_task(str(write_rows(tmp_path / same, rows)), task_of(FINDINGS))
+
+
+@pytest.mark.parametrize(
+    "classes", [{"all": ["*"], "head": ["head"]}, {"all": ["*", "head"]}, {"background": ["head"]}]
+)
+def test_mask_classes_that_cannot_be_are_refused(classes: dict) -> None:
+    with pytest.raises(ConfigError, match="has to stand alone|comes by itself"):
+        task_of(HEAD, classes=classes)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def choose_labelled(
 
     Raises:
         DataError: a row that the task refuses (see `TaskConfig.unlisted` and `missing`), a number that cannot be
-            read, or a mask whose file names no classes; the row is named.
+            read, or a mask with a value that its `mask_classes` do not name; the row is named.
     """
     chosen, left_out = [], Counter[str]()
     for row in rows:
@@ -94,13 +94,17 @@ def _read(row: Mapping[str, Any], task: TaskConfig) -> tuple[LabelledRow | None,
         value = _measured(row, task) if task.needs_mask else _stated(row, task)
         return (None, f"no {task.target}=") if value is None else (LabelledRow(row, 0, [value], None), "")
     if task.kind == "segmentation":
-        names: dict[str, str] = json.loads(row["mask_classes"])
+        names: dict[str, str] = json.loads(row["mask_classes"] or "{}")
+        stored = decode_grey(row["mask"])
+        if unnamed := sorted(set(np.unique(stored).tolist()) - {0, *map(int, names)}):
+            raise DataError(
+                f"task {task.name}: row {row['id']} has a mask with the value {unnamed[0]}, which its mask_classes "
+                f"{names} do not name; name it in the source and ingest again"
+            )
         listed = {label for labels in task.classes.values() for label in labels}
         strange = sorted(set(names.values()) - listed) if "*" not in listed else []
-        mask = remap(decode_grey(row["mask"]), names, task)
-        if strange and task.unlisted == "refuse":
-            return None, f"its mask has {strange[0]!r}, which no class names"
-        return LabelledRow(row, 0, [], mask), ""
+        unknown = f"its mask has {strange[0]!r}, which no class names" if strange else ""
+        return LabelledRow(row, 0, [], remap(stored, names, task)), unknown
     class_of = {label: k for k, labels in enumerate(task.classes.values()) for label in labels}
     if task.kind == "classification":
         found = class_of.get(row["label"])

@@ -37,7 +37,8 @@ class TaskConfig(Config):
             the rows' own pairs.
         measure: of segmentation: also report the ellipse's circumference of the mask in mm.
         unlisted: what becomes of a row whose label no class names (multilabel: of the name alone) or that has no
-            `target` in its label: "leave_out" counts them, "refuse" names the first one.
+            `target` in its label: "leave_out" counts them, "refuse" names the first one. Of segmentation: of a mask
+            class that no class names; left out, it is background.
         missing: what becomes of a row without the mask, the pair or the pixel size that the task needs.
         split_by: "split" trains and tests on the splits of ingest; "source" trains on the training and validation
             splits of some sources and tests on every row of others, none of whose labels are seen before.
@@ -78,6 +79,11 @@ class TaskConfig(Config):
             for label in labels:
                 if owner.setdefault(label, name) != name:
                     raise ValueError(f"label {label!r} is listed by {owner[label]!r} and {name!r}; give it to one")
+        if self.kind == "segmentation":
+            if "background" in self.classes:
+                raise ValueError("the class 'background' comes by itself; leave it out")
+            if "*" in owner and len(owner) > 1:
+                raise ValueError(f"'*' stands for every mask class and has to stand alone, got {self.classes}")
         return self
 
     @model_validator(mode="after")

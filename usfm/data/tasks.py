@@ -71,8 +71,8 @@ def load_task(shards: str, task: TaskConfig) -> dict[str, LabelledSet]:
     """All splits of a task. Decoded once per process; treat the arrays as read-only.
 
     Raises:
-        DataError: a row that the task refuses (it is named), a class without rows in the training split, or an
-            empty split.
+        DataError: a row that the task refuses (it is named), a class without rows in the training split, an empty
+            split, or one on which the selecting score is not defined.
         ShardError: shards are missing or hold none of the organs.
     """
     return _load(shards, task.model_dump_json())
@@ -98,6 +98,8 @@ def _load(shards: str, task_json: str) -> dict[str, LabelledSet]:
     task, reader = TaskConfig.model_validate_json(task_json), ShardReader(shards)
     sets = {split: _decode_split(reader, shards, task, split) for split in SPLITS}
     _require_classes(sets["train"], task, shards)
+    for split in ("val", "test"):
+        _require_both(sets[split], task, f"{split} rows in {shards}")
     return sets
 
 
@@ -131,6 +133,15 @@ def _require_classes(train: LabelledSet, task: TaskConfig, shards: str) -> None:
     for number, name in enumerate(task.class_names):
         if number not in present:
             raise DataError(f"task {task.name}: class {name!r} has no training rows in {shards}")
+
+
+def _require_both(scored: LabelledSet, task: TaskConfig, which: str) -> None:
+    """AUROC selects: known before the first step rather than after the last one."""
+    if task.kind == "multilabel" and not (scored.target.min(axis=0) < scored.target.max(axis=0)).any():
+        raise DataError(
+            f"task {task.name}: none of {task.class_names} has {which} both with and without it, so there is no "
+            "AUROC; add patients, change split.seed, or set other classes"
+        )
 
 
 def _decode(chosen: Sequence[LabelledRow], task: TaskConfig, left_out: dict[str, int]) -> LabelledSet:
