@@ -1,6 +1,6 @@
 """Fine-tuning on Ray Train: `python -m ray_jobs.finetune --config ray_jobs/recipes/finetune_fetal_head.yaml`.
 
-The same command again goes on with an interrupted run.
+The same command again goes on with an interrupted run, and shows the result of one that came to its end.
 """
 
 import json
@@ -19,6 +19,7 @@ from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import SCRATCH, FinetuneConfig
+from usfm.train.finetune_state import RESULT, finished
 from usfm.train.rundir import open_run
 
 __all__ = ["FinetuneJobConfig", "fit", "main", "plan", "run"]
@@ -74,13 +75,7 @@ def run(config: FinetuneJobConfig, console: Console) -> Path:
     science = absolute(config.science())
     folder = Path(science.run_dir)
     open_run(folder, science, plan(config))
-    with connect(config.cluster, console.verbose):
-        require(config.workers * config.cpus_per_worker, config.workers * config.gpus_per_worker)
-        with console.stage("finetune", None, "steps") as stage:
-            result = fit(
-                science, config.workers, config.cpus_per_worker, config.gpus_per_worker, [], config.max_failures
-            )
-            stage.to(config.steps)
+    result = finished(folder, science.inputs()) or _train(config, science, console)
     unit = f" {science.task.unit}".rstrip()
     console.table(science.task.name, ("score", "value"), [
         (f"{result['metric']} on test", f"{result['value']:.3f}{unit}"),
@@ -89,6 +84,16 @@ def run(config: FinetuneJobConfig, console: Console) -> Path:
         ("bundle", result["bundle"]),
     ])  # fmt: skip
     return Path(result["bundle"])
+
+
+def _train(config: FinetuneJobConfig, science: FinetuneConfig, console: Console) -> dict[str, Any]:
+    cpus, gpus = config.cpus_per_worker, config.gpus_per_worker
+    with connect(config.cluster, console.verbose):
+        require(config.workers * cpus, config.workers * gpus)
+        with console.stage("finetune", None, "steps") as stage:
+            result = fit(science, config.workers, cpus, gpus, [], config.max_failures)
+            stage.to(config.steps)
+    return result
 
 
 def fit(
@@ -132,7 +137,7 @@ def fit(
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise UsfmError(f"fine-tuning in {folder} failed: {error}") from error
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     return result
 
 

@@ -7,10 +7,16 @@ import pytest
 import torch
 from shard_factory import HEAD, VIEW
 
+from ray_jobs import finetune as finetune_job
+from ray_jobs.console import Console
+from ray_jobs.finetune import FinetuneJobConfig
+from usfm.errors import NonFiniteLoss
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.finetune_loss import TaskLoss
+from usfm.train.finetune_state import finished
 from usfm.train.journal import read_journal
 
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.2}
@@ -75,6 +81,30 @@ def test_the_middle_of_another_run_is_not_gone_on_with(
     finetune(config_of(small_shards, tmp_path, VIEW, seed=1), context)
     assert [row["step"] for row in context.reports] == [2, 4, 6, 8, 9]
     assert "is of another run" in caplog.text
+
+
+def test_a_step_that_would_make_every_weight_nan_is_not_taken(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TaskLoss, "__call__", lambda _, answer, target: (0 * answer.sum()).sqrt())  # 0, slope NaN
+    with pytest.raises(NonFiniteLoss, match=r"step 0: gradient norm nan; the step was not taken. Rows: \['made"):
+        finetune(config_of(small_shards, tmp_path, VIEW), PlainContext(torch.device("cpu")))
+
+
+def test_a_run_at_its_end_is_shown_not_made_again(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FinetuneJobConfig.build(config_of(small_shards, tmp_path, VIEW, steps=2).model_dump())
+    monkeypatch.setattr(
+        finetune_job, "_train", lambda job, science, console: finetune(science, PlainContext(torch.device("cpu")))
+    )
+    finetune_job.run(config, Console())
+    monkeypatch.delattr(finetune_job, "_train")
+    assert finetune_job.run(config, Console()) == tmp_path / "best"
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert finished(tmp_path, result["inputs"]) == result
+    assert finished(tmp_path, result["inputs"] | {"shards": "others"}) is None
+    assert finished(tmp_path / "none", {}) is None
 
 
 def test_layer_decay_moves_early_blocks_less(small_shards: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from usfm.train.context import WorkerContext
 from usfm.train.finetune_config import SCRATCH, FinetuneConfig
 from usfm.train.finetune_loss import TaskLoss, target_spread
 from usfm.train.finetune_network import first_network
-from usfm.train.finetune_state import Middle, RunState
+from usfm.train.finetune_state import RESULT, Middle, RunState
 from usfm.train.finetune_views import ImageViews, Views
 from usfm.train.inheritance import Inheritance, inherited
 from usfm.train.journal import Journal
@@ -53,7 +53,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
     Raises:
         ConfigError: settings that do not fit together.
         DataError: as of `load_task`, or targets that are all the same.
-        NonFiniteLoss: the loss is no number; the step is not taken.
+        NonFiniteLoss: the loss or its gradient is no number; the step is not taken.
         CheckpointError: the middle of the run on disk is damaged, or workers see different ones.
     """
     began = time.perf_counter()
@@ -141,7 +141,11 @@ def _step(
         raise NonFiniteLoss(
             f"fine-tuning step {step}: loss {float(total)}; the step was not taken. Rows: {batch.ids}"
         )
-    nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or torch.inf)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or torch.inf)
+    if not torch.isfinite(norm):  # a finite loss can have such a gradient; its step would make every weight NaN
+        raise NonFiniteLoss(
+            f"fine-tuning step {step}: gradient norm {float(norm)}; the step was not taken. Rows: {batch.ids}"
+        )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(total)
@@ -174,9 +178,9 @@ def _result(
     tested = views.score(kept, "test", full=True)
     (folder / "best" / "evaluation.json").write_text(json.dumps(tested.to_json(), indent=1) + "\n", "utf-8")
     result |= {"value": tested.value, "seconds": seconds + time.perf_counter() - began}
-    partial = folder / "result.json.partial"
+    partial = folder / f"{RESULT}.partial"
     partial.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    os.replace(partial, folder / "result.json")
+    os.replace(partial, folder / RESULT)
     return result
 
 

@@ -4,6 +4,7 @@ A killed run goes on from it and ends with the same numbers, bit for bit: order,
 (seed, step), so weights, optimizer and step are all there is to keep.
 """
 
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -17,10 +18,20 @@ from usfm.errors import CheckpointError
 from usfm.train.durable import LEFTOVER, remove_folder, sync
 from usfm.train.finetune_config import FinetuneConfig
 
-__all__ = ["Middle", "RunState"]
+__all__ = ["RESULT", "Middle", "RunState", "finished"]
 
 FILE = "middle.pt"
+RESULT = "result.json"
 log = logging.getLogger(__name__)
+
+
+def finished(run_dir: Path, inputs: dict[str, str]) -> dict[str, Any] | None:
+    """The result of a run that came to its end on these very shards and first weights, else None."""
+    try:
+        result: dict[str, Any] = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return result if result.get("inputs") == inputs else None
 
 
 @dataclass(frozen=True)
