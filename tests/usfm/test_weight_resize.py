@@ -23,7 +23,7 @@ def stretched(old: int, new: int) -> np.ndarray:
         return np.arange(old, dtype=float)
     far = old - 1
     total = lambda q: (1 - q**far) / (1 - q) - (new - 1)  # noqa: E731
-    q = 1.01 if total(1.01) > 0 else brentq(total, 1.01, 1.5)
+    q = 1.01 if total(1.01) > 0 else 1.5 if total(1.5) < 0 else brentq(total, 1.01, 1.5)
     return np.concatenate([[0.0], np.cumsum(q ** np.arange(far))])
 
 
