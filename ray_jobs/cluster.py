@@ -78,8 +78,10 @@ def set_token() -> None:
 
 
 @contextlib.contextmanager
-def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
+def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[str]:
     """Join or start Ray for the length of a block; joins the one that already runs in this process.
+
+    What the block gets is the address of the dashboard, HOST:PORT; "" where it is not known.
 
     A cluster that is started here gets a token of its own in the environment, so that nothing is written to
     the home directory and no other user of the machine can submit work to it.
@@ -93,7 +95,7 @@ def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
     import ray  # the switches above are read at import
 
     if ray.is_initialized():
-        yield
+        yield ""
         return
     options: dict[str, Any] = {"address": address, "log_to_driver": verbose, "configure_logging": verbose}
     if not verbose:
@@ -103,9 +105,9 @@ def connect(config: ClusterConfig, verbose: bool = False) -> Iterator[None]:
         # Tune over Train leaks placement groups when the dashboard's state API is off
         options |= {"include_dashboard": True, "object_store_memory": config.object_store_mb << 20}
         options |= {"num_cpus": config.num_cpus or max(2, os.cpu_count() or 2), "num_gpus": config.num_gpus}
-    ray.init(**options)
+    dashboard = ray.init(**options).dashboard_url
     try:
-        yield
+        yield dashboard or ""
     finally:
         ray.shutdown()
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def cache_features(
     Args:
         configs: name -> a run; those that are not `cacheable` are left out.
         root: folder of the caches.
-        workers: Ray actors that compute.
+        workers: Ray tasks at a time.
         cpus: CPUs of each.
         gpus: GPUs of each.
 
@@ -106,12 +107,12 @@ def _compute(jobs: Mapping[str, _Job], root: Path, workers: int, cpus: float, gp
         for split, data in sets.items():
             units += [{"key": key, "split": split, "start": n, "stop": min(n + ROWS, len(data))}
                       for n in range(0, len(data), ROWS)]  # fmt: skip
-    size = min(workers, len(units))
+    # tasks, not actors: a process is used again for the next unit, and remembers its network
     filled = ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
-        _Filler,
-        fn_constructor_args=(dict(jobs), str(root), gpus > 0),
+        _fill_unit,
+        fn_kwargs={"jobs": dict(jobs), "root": str(root), "on_gpu": gpus > 0},
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=size),
+        compute=ray.data.TaskPoolStrategy(size=workers),
         num_cpus=cpus,
         num_gpus=gpus,
     )
@@ -122,24 +123,21 @@ def _compute(jobs: Mapping[str, _Job], root: Path, workers: int, cpus: float, gp
         seal(_partial(root, key), root / key, job.plan)
 
 
-class _Filler:
-    """A Ray actor that computes some rows of any cache; it keeps the last encoder, units come sorted by it."""
+def _fill_unit(batch: dict[str, Any], jobs: Mapping[str, _Job], root: str, on_gpu: bool) -> dict[str, Any]:
+    """A Ray task: some rows of one split of a cache."""
+    torch.set_num_threads(1)
+    key, split = str(batch["key"][0]), str(batch["split"][0])
+    job, device = jobs[key], best_device() if on_gpu else torch.device("cpu")
+    network = _remembered(job.config.model_dump_json()).to(device)
+    data = load_task(job.config.shards, job.config.task)[split]
+    rows = np.arange(int(batch["start"][0]), int(batch["stop"][0]))
+    fill(_partial(Path(root), key), network, job.plan, _views(job.config, device), data, split, rows, device)
+    return {"rows": np.array([len(rows)])}
 
-    def __init__(self, jobs: Mapping[str, _Job], root: str, on_gpu: bool) -> None:
-        self._jobs, self._root, self._key = jobs, Path(root), ""
-        self._device = best_device() if on_gpu else torch.device("cpu")
-        torch.set_num_threads(1)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        key, split = str(batch["key"][0]), str(batch["split"][0])
-        job = self._jobs[key]
-        if key != self._key:
-            self._network, self._key = _network(job.config).to(self._device), key
-        data = load_task(job.config.shards, job.config.task)[split]
-        rows = np.arange(int(batch["start"][0]), int(batch["stop"][0]))
-        views = _views(job.config, self._device)
-        fill(_partial(self._root, key), self._network, job.plan, views, data, split, rows, self._device)
-        return {"rows": np.array([len(rows)])}
+@lru_cache(maxsize=1)
+def _remembered(config_json: str) -> TaskModel:
+    return _network(FinetuneConfig.model_validate_json(config_json))
 
 
 def _partial(root: Path, key: str) -> Path:

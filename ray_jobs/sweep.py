@@ -101,16 +101,14 @@ def _known(config: SweepConfig, planned: Mapping[str, Trial], ledger: Ledger) ->
 
 @contextmanager
 def _cluster(config: SweepConfig, console: Console, folder: Path) -> Iterator[None]:
-    with connect(config.cluster, console.verbose):
+    with connect(config.cluster, console.verbose) as dashboard:
         share = max(1, config.workers_per_trial) * config.max_concurrent
         if config.workers_per_trial:  # drivers that hold some workers and wait for others would wait for ever
             require(config.cpus_per_trial * share, config.gpus_per_trial * share)
         else:
             require(config.cpus_per_trial, config.gpus_per_trial)
-        import ray
-
-        url = ray.init(ignore_reinit_error=True).dashboard_url
-        console.say(f"live: http://{url}, tensorboard --logdir {folder / TUNE}")
+        live = [f"http://{dashboard}"] if dashboard else []
+        console.say(f"live: {', '.join([*live, f'tensorboard --logdir {folder / TUNE}'])}")
         yield
 
 
