@@ -61,7 +61,7 @@ def _shrunk(table: torch.Tensor, old: int, grid: int) -> torch.Tensor:
     places = _stretched(grid, old).clamp(max=old - 1)
     places = torch.cat([-places.flip(0), torch.zeros(1), places])[:, None]  # (2 grid - 1, 1)
     weight = (1 - (places - torch.arange(1 - old, old)).abs()).clamp_min(0).to(table.device)
-    offsets = table[:-CLS_ROWS].float().unflatten(0, (2 * old - 1, 2 * old - 1))
+    offsets = table[:-CLS_ROWS].float().reshape(2 * old - 1, 2 * old - 1, -1)
     read = torch.einsum("ai,bj,ijh->abh", weight, weight, offsets).flatten(0, 1)
     return torch.cat([read.to(table.dtype), table[-CLS_ROWS:]])
 
