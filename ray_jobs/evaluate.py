@@ -113,7 +113,7 @@ def run(config: EvaluateConfig, console: Console) -> Path:
     grid = None
     if config.robustness:
         with console.stage("robustness", PASSES, "passes") as stage:
-            grid = robust_grid(model, of.data, of.task, stage.advance)
+            grid = robust_grid(model, of.data, of.task, windows, stage.advance)
     page = write_evaluation(
         config.folder, Evaluated(result, model, spec, of.task, of.data, config.split, of.shards, windows, grid)
     )

@@ -16,6 +16,7 @@ from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.journal import read_journal
 
 ENCODER = {"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 
@@ -97,6 +98,16 @@ def test_a_run_is_repeatable(small_shards: Path, tmp_path: Path) -> None:
         finetune(config_of(small_shards, tmp_path / name, VIEW, fraction=0.2, seed=3), context)
         reports.append(context.reports)
     assert reports[0] == reports[1]
+
+
+def test_a_frozen_encoder_drops_no_path(small_shards: Path, tmp_path: Path) -> None:
+    losses = []
+    for drop_path in (0.0, 0.5):
+        config = config_of(small_shards, tmp_path / str(drop_path), VIEW, freeze_encoder=True, steps=3,
+                           encoder={**ENCODER, "drop_path": drop_path})  # fmt: skip
+        finetune(config, PlainContext())
+        losses.append([row["train_loss"] for row in read_journal(tmp_path / str(drop_path))])
+    assert losses[0] == losses[1]
 
 
 def test_a_frozen_encoder_stays_as_it_was(small_shards: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from usfm.losses.classification import classification_loss
 from usfm.losses.frequency import frequency_loss
 from usfm.losses.segmentation import segmentation_loss
 from usfm.losses.spatial import spatial_loss
@@ -121,3 +122,10 @@ def test_segmentation_loss_by_hand() -> None:
     cross_entropy = -(torch.log(1 - p[0]) + torch.log(p[1])) / 2
     dice = (2 * p[1] + 1) / (p.sum() + 1 + 1)
     assert torch.allclose(segmentation_loss(logits, target), cross_entropy + 1 - dice)
+
+
+def test_smoothed_labels_by_hand() -> None:
+    logits, target = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.0]]), torch.tensor([0, 2])
+    logs = torch.log_softmax(logits, 1)
+    shares = torch.tensor([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3], [0.1 / 3, 0.1 / 3, 0.9 + 0.1 / 3]])
+    assert torch.allclose(classification_loss(logits, target, 0.1), -(shares * logs).sum(1).mean())

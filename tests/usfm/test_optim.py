@@ -64,8 +64,9 @@ def test_layer_decay_and_weight_decay_reach_the_right_parameters() -> None:
     assert named["encoder.beit.blocks.11.mlp.fc1.weight"] == (0.5, 0.05)
     assert named["encoder.beit.blocks.0.attn.qkv.weight"] == (0.5**12, 0.05)
     assert named["encoder.beit.blocks.0.gamma_1"] == (0.5**12, 0.0)
-    for name in ("cls_token", "rel_pos_bias.relative_position_bias_table", "patch_embed.proj.bias"):
+    for name in ("cls_token", "patch_embed.proj.bias"):
         assert named[f"encoder.beit.{name}"] == (0.5**13, 0.0)
+    assert named["encoder.beit.rel_pos_bias.relative_position_bias_table"] == (1.0, 0.0)  # as in BEiT's own code
     assert named["encoder.beit.patch_embed.proj.weight"] == (0.5**13, 0.05)
 
 

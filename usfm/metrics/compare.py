@@ -22,6 +22,7 @@ __all__ = ["Comparison", "compare", "fraction_to_match"]
 
 DRAWS = 1000
 PERMUTATIONS = 5000
+WEIGHTS_AT_ONCE = 4_000_000  # 32 MB: thousands of items would need gigabytes
 EXACT_GROUPS = 12  # up to here every one of the 2 ** groups exchanges is made
 
 
@@ -129,14 +130,15 @@ def _permutation(
 ) -> float:  # fmt: skip
     """Exchange the answers of whole patients between the sides, the same patients in every pair of runs."""
     members: Ints = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
-    swapped = _exchanges(int(members.max()) + 1, seed)[:, members]  # (P, n); row 0 exchanges nothing
-    moved = np.zeros(len(swapped))
-    for a, b in zip(first, second, strict=True):
-        # both answers of every item in one list; weights choose which of them stands on a side
-        of = selecting_score(metric, [*a, *b], classes)
-        moved += of(np.concatenate([1 - swapped, swapped], axis=1)) - of(
-            np.concatenate([swapped, 1 - swapped], axis=1)
-        )
+    exchanged = _exchanges(int(members.max()) + 1, seed)  # (P, groups); row 0 exchanges nothing
+    # both answers of every item in one list; weights choose which of them stands on a side
+    scores = [selecting_score(metric, [*a, *b], classes) for a, b in zip(first, second, strict=True)]
+    moved = np.zeros(len(exchanged))
+    at_once = max(1, WEIGHTS_AT_ONCE // (2 * len(members)))
+    for start in range(0, len(exchanged), at_once):
+        swapped = exchanged[start : start + at_once, members]  # (p, n)
+        one, other = np.concatenate([1 - swapped, swapped], axis=1), np.concatenate([swapped, 1 - swapped], axis=1)
+        moved[start : start + at_once] = sum(of(one) - of(other) for of in scores)
     moved = np.abs(moved[~np.isnan(moved)])
     # the observed exchange is row 0, so p is never 0; rounding must not part equal sums
     return float((moved >= moved[0] - 1e-9).mean())

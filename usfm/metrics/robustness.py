@@ -13,6 +13,7 @@ from usfm.data.tasks import LabelledSet, TaskConfig
 from usfm.metrics.evaluation import Evaluation, evaluate
 from usfm.metrics.intervals import weighted_difference, weighted_score
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, selecting_score
+from usfm.models.windows import WindowConfig
 
 __all__ = ["robustness"]
 
@@ -28,6 +29,7 @@ def robustness(
     seed: int = 0,
     corruptions: Sequence[Corruption] = CORRUPTIONS,
     advance: Callable[[], None] | None = None,
+    windows: WindowConfig | None = None,
 ) -> list[dict[str, Any]]:
     """The selecting score on corrupted copies of a set, each image corrupted as its number and `seed` say.
 
@@ -40,18 +42,20 @@ def robustness(
         seed: of the corruptions and of the bootstrap; the same for models that are to be compared.
         corruptions: which.
         advance: called after each row (progress).
+        windows: how images are shown; None = whole. With sliding windows each window is corrupted by itself.
 
     Returns:
         A row for the clean set (corruption "none", severity 0), then one per corruption and severity:
         `corruption, severity, metric, value, low, high` and `drop, drop_low, drop_high`: how much worse than the
         clean set, paired by patient; above 0 = worse, also for errors. Intervals are 95 % over patients.
     """
-    clean = evaluate(model, data, task, img_px, device, full=False, seed=seed)
+    shown = (windows or WindowConfig()).model_dump()
+    clean = evaluate(model, data, task, img_px, device, full=False, seed=seed, **shown)
     rows = [_row(clean, clean, "none", 0, seed)]
     for kind in corruptions:
         for severity in (1, 2, 3):
             inputs = partial(_corrupted, kind=kind, severity=severity, seed=seed)
-            worse = evaluate(model, data, task, img_px, device, inputs=inputs, full=False, seed=seed)
+            worse = evaluate(model, data, task, img_px, device, inputs=inputs, full=False, seed=seed, **shown)
             rows.append(_row(clean, worse, kind, severity, seed))
             if advance is not None:
                 advance()

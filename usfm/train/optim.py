@@ -79,8 +79,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig, layer_decay: float = 1
         model: parameters that do not require gradients are left out.
         config: optimizer.
         layer_decay: rate scale per block away from the output: block k of n (from 1) gets
-            layer_decay ** (n + 1 - k), the embedding layer_decay ** (n + 1), the rest 1. Source: BEiT; a table of
-            positions that all blocks share counts as embedding, as in timm (BEiT's own code gives it 1).
+            layer_decay ** (n + 1 - k), the embedding layer_decay ** (n + 1), the rest 1. Source: BEiT, which gives
+            the table of positions that all blocks share 1 as well (timm counts it as embedding).
     """
     blocks = [int(m.group(1)) for name, _ in model.named_parameters() if (m := _BLOCK.search(name))]
     depth = max(blocks, default=-1) + 1
@@ -111,7 +111,7 @@ def _distance(name: str, depth: int) -> int:
     """Blocks between a parameter and the head."""
     if block := _BLOCK.search(name):
         return depth - int(block.group(1))
-    embedding = ("patch_embed", "cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
+    embedding = ("patch_embed", "cls_token", "mask_token", "pos_embed")
     return depth + 1 if any(part in name for part in embedding) else 0
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from usfm.data.degrade import CORRUPTIONS, SEVERITIES
 from usfm.data.tasks import LabelledSet, TaskConfig
 from usfm.metrics.robustness import robustness
+from usfm.models.windows import WindowConfig
 
 __all__ = ["PASSES", "Cell", "Grid", "grid_of", "robust_grid"]
 
@@ -39,18 +40,25 @@ class Grid:
     rows: list[dict[str, Any]]
 
 
-def robust_grid(model: nn.Module, data: LabelledSet, task: TaskConfig, advance: Advance = lambda: None) -> Grid:
+def robust_grid(
+    model: nn.Module,
+    data: LabelledSet,
+    task: TaskConfig,
+    windows: WindowConfig,
+    advance: Advance = lambda: None,
+) -> Grid:
     """Score a model on a set made worse in every way and severity (`usfm.metrics.robustness`).
 
     Args:
         model: of the bundle.
         data: what to score it on.
         task: of the set.
+        windows: how the bundle is shown images.
         advance: called after each of the `PASSES`.
     """
     device = next(model.parameters()).device
     img_px: int = model.img_px  # type: ignore[assignment]
-    return grid_of(robustness(model, data, task, img_px, device, advance=advance))
+    return grid_of(robustness(model, data, task, img_px, device, advance=advance, windows=windows))
 
 
 def grid_of(rows: Sequence[Mapping[str, Any]]) -> Grid:

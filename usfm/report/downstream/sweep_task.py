@@ -160,7 +160,7 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
             continue
         keys = {"task": name, "init": init, "fraction": part.most, "seed": int(median.seed)}
         if robustness:
-            grid = robust_grid(model, data, part.config)
+            grid = robust_grid(model, data, part.config, spec.inference)
             part.robustness[init] = grid
             part.tables.setdefault("robustness", []).extend(keys | row for row in grid.rows)
         if init == part.lead:
