@@ -3,7 +3,6 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from page_reading import Page
 from shard_factory import HEAD, png, row, write_small_shards
 
 from usfm.data.ledger import Ledger
@@ -49,25 +49,6 @@ SECTIONS = {"data", "mix", "pretraining", "panels", "labels", "heads", "serving"
 
 class JobConfig(PretrainConfig):
     workers: int = 2
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text outside of tags."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data):
-        self.text += data + " "
-
-    def sections(self) -> set[str]:
-        return {attrs["id"] for tag, attrs in self.tags if tag == "section"}
 
 
 @pytest.fixture(scope="module")

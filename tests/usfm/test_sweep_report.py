@@ -1,13 +1,13 @@
 """The numbers and the page of a sweep, from tables that a stated model made up (`sweep_factory`)."""
 
 import csv
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from page_reading import Page
 from sweep_factory import TASKS, expected, write_sweep
 
 from usfm.data.tasks import load_task
@@ -23,22 +23,6 @@ from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.rundir import open_run
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text outside of tags."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data):
-        self.text += data + " "
 
 
 @pytest.fixture(scope="module")
