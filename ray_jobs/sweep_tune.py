@@ -14,12 +14,11 @@ from usfm.train.cached_views import CachedViews
 from usfm.train.context import PlainContext, best_device
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
-from usfm.train.finetune_state import finished
 from usfm.train.rundir import open_run, read_config
 
 __all__ = ["TUNE", "Ledger", "known_trials", "run_study", "run_trials"]
 
-STOPPED = "stopped.json"
+RESULT, STOPPED = "result.json", "stopped.json"
 SCORE = "best_val_value"
 TUNE = "tune"
 """Folder of Tune's own records and TensorBoard files in the sweep's folder."""
@@ -43,11 +42,11 @@ class Ledger:
 
     def result(self, trial: Trial) -> dict[str, Any] | None:
         """The result of a trial that ran to its end, else None."""
-        return finished(Path(trial.config.run_dir), self.inputs(trial))
+        return self._read(trial, RESULT)
 
     def stopped(self, trial: Trial) -> dict[str, Any] | None:
         """What the scheduler left of a trial that it stopped early, else None."""
-        return finished(Path(trial.config.run_dir), self.inputs(trial), STOPPED)
+        return self._read(trial, STOPPED)
 
     def stop(self, trial: Trial, val_value: float | None) -> None:
         """Note that the scheduler stopped a trial, so that it is not run again."""
@@ -65,6 +64,13 @@ class Ledger:
     def count(self, trials: Iterable[Trial]) -> int:
         """How many are done."""
         return sum(self.done(trial) for trial in trials)
+
+    def _read(self, trial: Trial, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads((Path(trial.config.run_dir) / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return found if found.get("inputs") == self.inputs(trial) else None
 
 
 def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger) -> None:

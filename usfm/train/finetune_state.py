@@ -25,10 +25,10 @@ RESULT = "result.json"
 log = logging.getLogger(__name__)
 
 
-def finished(run_dir: Path, inputs: dict[str, str], name: str = RESULT) -> dict[str, Any] | None:
-    """The result (or another note) of a run that ended on these very shards and first weights, else None."""
+def finished(run_dir: Path, inputs: dict[str, str]) -> dict[str, Any] | None:
+    """The result of a run that came to its end on these very shards and first weights, else None."""
     try:
-        result: dict[str, Any] = json.loads((run_dir / name).read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return result if result.get("inputs") == inputs else None
