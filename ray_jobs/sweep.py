@@ -4,7 +4,7 @@ Each trial is one `usfm.train.finetune` run with its own folder. A trial that is
 command (or `usfm sweep --resume RUN_DIR`) goes on with an interrupted sweep; a trial that fails is listed with its
 reason and the others go on.
 
-  RUN_DIR/trials/<task>-<init>-<fraction>-<seed>/   one fine-tuning run
+  RUN_DIR/trials/<task>-<init>-<fraction>-<seed>/   one fine-tuning run; `keep` says whose bundles stay
   RUN_DIR/tune/                                     Tune's records; `tensorboard --logdir RUN_DIR/tune` is live
   RUN_DIR/results.csv, results.parquet              one row per trial
   RUN_DIR/items.parquet                             one row per trial and test item
@@ -27,7 +27,7 @@ from ray_jobs.cluster import connect, require
 from ray_jobs.console import Console, following
 from ray_jobs.sweep_config import PLACEMENT, Study, SweepConfig, Trial, studies, trials
 from ray_jobs.sweep_search import write_best
-from ray_jobs.sweep_table import OK, best_trials, keep_best, summarise, write_tables
+from ray_jobs.sweep_table import OK, best_trials, discard_beaten, keep_best, summarise, write_tables
 from ray_jobs.sweep_tune import TUNE, Ledger, known_trials, run_study, run_trials
 from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
@@ -65,6 +65,7 @@ def run(config: SweepConfig, console: Console) -> Path:
     if planning["done"] < planning["trials"]:
         with _cluster(config, console, folder), _progress(config, console, planning["trials"], planned, ledger):
             _run_missing(config, planned, ledger)
+    _tidy(config, planned, ledger)
     made = _known(config, planned, ledger)
     table = write_tables(folder, made, ledger)
     keep_best(folder, made, ledger)
@@ -74,7 +75,7 @@ def run(config: SweepConfig, console: Console) -> Path:
     if config.search is None:
         console.say(f"report: {write_sweep_report(folder)}")
     else:
-        best = best_trials(made, ledger, by_init=True)
+        best = best_trials(made, ledger, lambda trial: (trial.config.task.name, trial.init))
         write_best(folder / BEST, [(task, init, trial.searched) for (task, init), trial in best.items()])
         console.say(f"best values: {folder / BEST}")
     return folder
@@ -82,11 +83,20 @@ def run(config: SweepConfig, console: Console) -> Path:
 
 def _run_missing(config: SweepConfig, planned: Mapping[str, Trial], ledger: Ledger) -> None:
     waiting = [trial for trial in planned.values() if not ledger.done(trial)]
+
+    def ended() -> None:
+        _tidy(config, planned, ledger)
+
     # trials of one search compete; those of a table do not, and all may run beside each other
     for _, together in groupby(waiting, key=lambda t: (t.config.task.name, t.init) if config.search else None):
-        run_trials(config, list(together), ledger)
+        run_trials(config, list(together), ledger, ended)
     for study in _open_ended(config):
-        run_study(config, study, ledger)
+        run_study(config, study, ledger, ended)
+
+
+def _tidy(config: SweepConfig, planned: Mapping[str, Trial], ledger: Ledger) -> None:
+    if config.keep == "best":
+        discard_beaten(_known(config, planned, ledger), ledger)
 
 
 def _open_ended(config: SweepConfig) -> list[Study]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -21,7 +21,7 @@ __all__ = ["PLACEMENT", "Study", "SweepConfig", "Trial", "studies", "trials"]
 
 PLACEMENT = (
     *("run_dir", "max_concurrent", "workers_per_trial", "cpus_per_trial", "gpus_per_trial", "cache_features"),
-    *("retries", "cluster"),
+    *("keep", "retries", "cluster"),
 )
 """Keys that may change when a sweep goes on."""
 AXES = ("run_dir", "shards", "task", "fraction", "seed")
@@ -51,6 +51,8 @@ class SweepConfig(Config):
         gpus_per_trial: GPUs, fractions allowed.
         cache_features: trials with freeze_encoder and views=whole learn from features that are computed once and
             kept in `features/`; not for a search by Optuna, and not with workers_per_trial.
+        keep: "best" = of the trials that share task, initialisation and fraction, the bundle with the best
+            validation score alone, and the scores of all; "all" = every bundle.
         retries: of a failed trial; a trial whose process was killed goes on where its last state stood.
         cluster: Ray.
     """
@@ -70,6 +72,7 @@ class SweepConfig(Config):
     cpus_per_trial: float = Field(default=1, gt=0)
     gpus_per_trial: float = Field(default=0, ge=0)
     cache_features: bool = True
+    keep: Literal["best", "all"] = "best"
     retries: int = Field(default=1, ge=0)
     cluster: ClusterConfig = ClusterConfig()
 

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -12,15 +12,17 @@ from ray_jobs.console import Console
 from ray_jobs.sweep_config import Trial
 from ray_jobs.sweep_tune import Ledger
 from usfm.metrics.evaluation import HIGHER_IS_BETTER
+from usfm.models.bundle import discard_bundle, is_bundle
 from usfm.train.durable import LEFTOVER
 
-__all__ = ["ITEMS", "TABLE", "best_trials", "keep_best", "rows_of", "summarise", "write_tables"]
+__all__ = ["ITEMS", "TABLE", "best_trials", "discard_beaten", "keep_best", "rows_of", "summarise", "write_tables"]
 
 TABLE, ITEMS = "results", "items"
 COLUMNS = (
     *("task", "kind", "init", "network", "fraction", "seed", "train_items", "train_groups"),
     *("metric", "value", "val_value", "seconds", "status", "bundle"),
 )
+Key = TypeVar("Key", bound=Hashable)
 OK, STOPPED = "ok", "stopped early by the scheduler"
 
 
@@ -35,7 +37,7 @@ def rows_of(trials: Iterable[Trial], ledger: Ledger) -> list[dict[str, Any]]:
         }  # fmt: skip
         if result := ledger.result(trial):
             row |= {key: result[key] for key in COLUMNS if key in result}
-            row |= {"status": OK, "bundle": f"trials/{trial.name}/best"}
+            row |= {"status": OK, "bundle": _bundle(trial)}
             row |= {f"score_{name}": score["value"] for name, score in _scored(trial).get("scores", {}).items()}
         elif stopped := ledger.stopped(trial):
             row |= {"status": STOPPED, "val_value": stopped["val_value"]}
@@ -71,16 +73,12 @@ def write_tables(folder: Path, trials: Sequence[Trial], ledger: Ledger) -> pd.Da
     return table
 
 
-def best_trials(trials: Iterable[Trial], ledger: Ledger, by_init: bool = False) -> dict[tuple[str, str], Trial]:
-    """The trial with the best validation score of each task, or of each task and initialisation.
-
-    Returns:
-        (task, name of the initialisation or "") -> trial.
-    """
-    best: dict[tuple[str, str], tuple[float, Trial]] = {}
+def best_trials(trials: Iterable[Trial], ledger: Ledger, alike: Callable[[Trial], Key]) -> dict[Key, Trial]:
+    """The trial with the best validation score, the first of equals, among those that `alike` gives one key."""
+    best: dict[Key, tuple[float, Trial]] = {}
     for trial in trials:
         if result := ledger.result(trial):
-            key = (trial.config.task.name, trial.init if by_init else "")
+            key = alike(trial)
             higher = HIGHER_IS_BETTER[result["metric"]]
             score = float(result["val_value"]) * (1 if higher else -1)
             if key not in best or score > best[key][0]:
@@ -91,8 +89,25 @@ def best_trials(trials: Iterable[Trial], ledger: Ledger, by_init: bool = False) 
 def keep_best(folder: Path, trials: Iterable[Trial], ledger: Ledger) -> None:
     """Copy, per task, the bundle with the best validation score to best/<task>."""
     shutil.rmtree(folder / "best", ignore_errors=True)
-    for (task, _), trial in best_trials(trials, ledger).items():
+    for task, trial in best_trials(trials, ledger, lambda trial: trial.config.task.name).items():
         shutil.copytree(Path(trial.config.run_dir) / "best", folder / "best" / task)
+
+
+def discard_beaten(trials: Sequence[Trial], ledger: Ledger) -> None:
+    """Delete the bundles of finished trials that another one with their task, initialisation and fraction beats.
+
+    Which one is kept in the end does not depend on the order in which trials end; scores stay where they are. What
+    the scheduler stopped keeps nothing to go on from either.
+    """
+    best = best_trials(trials, ledger, lambda trial: (trial.config.task.name, trial.init, trial.config.fraction))
+    kept = {trial.name for trial in best.values()}
+    for trial in trials:
+        run_dir = Path(trial.config.run_dir)
+        if ledger.stopped(trial) and not ledger.result(trial):
+            shutil.rmtree(run_dir / "state", ignore_errors=True)
+            discard_bundle(run_dir / "best")
+        elif ledger.result(trial) and trial.name not in kept:
+            discard_bundle(run_dir / "best")
 
 
 def summarise(table: pd.DataFrame, console: Console, folder: Path) -> None:
@@ -110,6 +125,11 @@ def summarise(table: pd.DataFrame, console: Console, folder: Path) -> None:
     ]  # fmt: skip
     columns = ("task", "init", "labels", "mean", "range", "trials")
     console.table(f"test scores ({folder / TABLE}.csv)", columns, shown)
+
+
+def _bundle(trial: Trial) -> str:
+    """Where a trial's bundle lies in the sweep's folder, "" if it was not kept."""
+    return f"trials/{trial.name}/best" if is_bundle(Path(trial.config.run_dir) / "best") else ""
 
 
 def _scored(trial: Trial) -> Mapping[str, Any]:

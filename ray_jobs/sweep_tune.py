@@ -73,8 +73,8 @@ class Ledger:
         return found if found.get("inputs") == self.inputs(trial) else None
 
 
-def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger) -> None:
-    """Run trials; the reasons of those that fail go to the ledger."""
+def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, ended: Callable[[], None]) -> None:
+    """Run trials; the reasons of those that fail go to the ledger; `ended` is called after each that does not."""
     from ray import tune
 
     by_name = {trial.name: trial for trial in waiting}
@@ -89,12 +89,12 @@ def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger) ->
     ]
     trainable = tune.with_parameters(_run_planned, placement=_placement(config))
     first = next(iter(by_name.values()))
-    grid = _fit(config, first, trainable, {"trial": tune.grid_search(specs)}, trial_dirname_creator=_name)
+    grid = _fit(config, first, trainable, {"trial": tune.grid_search(specs)}, ended, trial_dirname_creator=_name)
     _book(grid, lambda values: by_name[values["trial"]["name"]], ledger)
 
 
-def run_study(config: SweepConfig, study: Study, ledger: Ledger) -> None:
-    """Run what is missing of an Optuna search of one task and initialisation.
+def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable[[], None]) -> None:
+    """Run what is missing of an Optuna search of one task and initialisation; `ended` is called after each trial.
 
     The scores of trials that are there already are told to Optuna first, so a search that was cut goes on.
     """
@@ -116,7 +116,7 @@ def run_study(config: SweepConfig, study: Study, ledger: Ledger) -> None:
         seed=search.seed + len(known),  # the same seed would propose the first points again
     )
     trainable = tune.with_parameters(_run_searched, study=study, at=at, placement=_placement(config))
-    grid = _fit(config, study.trial(*at), trainable, {}, search_alg=algorithm, num_samples=missing)
+    grid = _fit(config, study.trial(*at), trainable, {}, ended, search_alg=algorithm, num_samples=missing)
     _book(grid, lambda values: study.trial(*at, values), ledger)
 
 
@@ -133,7 +133,14 @@ def known_trials(config: SweepConfig, study: Study, ledger: Ledger) -> list[Tria
     return [trial for name, trial in sorted(ledger.found.items()) if name.startswith(f"{example.name}-")]
 
 
-def _fit(config: SweepConfig, example: Trial, trainable: Any, space: dict[str, Any], **options: Any) -> Any:
+def _fit(
+    config: SweepConfig,
+    example: Trial,
+    trainable: Any,
+    space: dict[str, Any],
+    ended: Callable[[], None],
+    **options: Any,
+) -> Any:
     """Run one Tuner to its end; returns its grid of results."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -160,9 +167,20 @@ def _fit(config: SweepConfig, example: Trial, trainable: Any, space: dict[str, A
             storage_path=str(Path(config.run_dir).absolute()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=config.retries),
+            callbacks=[_after_each(ended)],
         ),
     )
     return tuner.fit()
+
+
+def _after_each(ended: Callable[[], None]) -> Any:
+    from ray import tune
+
+    class AfterEach(tune.Callback):  # type: ignore[misc]
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ended()
+
+    return AfterEach()
 
 
 def _book(grid: Any, trial_of: Callable[[Mapping[str, Any]], Trial], ledger: Ledger) -> None:

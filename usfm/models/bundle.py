@@ -32,6 +32,7 @@ from usfm.models.windows import WindowConfig
 __all__ = [
     "BundleSpec",
     "bundle_weights",
+    "discard_bundle",
     "is_bundle",
     "load_bundle",
     "read_bundle_spec",
@@ -208,6 +209,12 @@ def is_bundle(folder: Path) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def discard_bundle(folder: Path) -> None:
+    """Delete a bundle, if there is one; what else lies in its folder, such as its scores, stays."""
+    for name in (SPEC, WEIGHTS):  # in this order: half a bundle is none
+        (folder / name).unlink(missing_ok=True)
 
 
 def bundle_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -59,7 +59,8 @@ def cost(tables: SweepTables) -> list[dict[str, Any]]:
     """Trials, seconds and image views by task and initialisation; views are NaN where a trial's config is gone."""
     made = []
     for (task, init), rows in tables.done.groupby(["task", "init"], sort=False):
-        views = _views(tables, str(rows.bundle.iloc[0])) * len(rows)  # they share their steps and batches
+        kept = [bundle for bundle in rows.bundle if bundle]
+        views = _views(tables, kept[0]) * len(rows) if kept else np.nan  # they share their steps and batches
         seconds = float(rows.seconds.sum())
         made.append({
             "task": task, "init": init, "network": rows.network.iloc[0], "trials": len(rows), "seconds": seconds,

@@ -1,7 +1,8 @@
 """The tables of a sweep: what its trials wrote, in one form for every number and chart of the report.
 
 results.parquet   one row per trial: task, kind, init, network, fraction, seed, train_items, train_groups, metric,
-                  value (test), val_value, seconds, status ("ok", or why there is no score), bundle, score_<name>
+                  value (test), val_value, seconds, status ("ok", or why there is no score), bundle
+                  ("" if it was not kept), score_<name>
 items.parquet     one row per test image of each trial that came to its end: task, init, fraction, seed, id, group,
                   organ, source, value, and what the kind of task adds (see `usfm.metrics.evaluation`)
 """
