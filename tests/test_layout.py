@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("usfm", "ray_jobs", "serve_apps")
 LAYERS = (
-    ("config", "draws", "errors", "kinds", "rng"),
+    ("config", "draws", "errors", "file_hash", "kinds", "rng"),
     ("data", "masking", "losses", "models", "metrics"),
     ("train",),
     ("predict", "report"),

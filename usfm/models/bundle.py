@@ -7,7 +7,6 @@ config.json           kind, classes, network, licences of the training data, met
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import nn
 from usfm.config import Config
 from usfm.data.cleaning.config import CleanConfig
 from usfm.errors import CheckpointError, ConfigError
+from usfm.file_hash import file_sha256
 from usfm.kinds import TaskKind, output_count
 from usfm.models.encoder import SIZES, Encoder, EncoderConfig
 from usfm.models.heads.table import HeadConfig, default_head
@@ -135,7 +135,7 @@ def save_bundle(folder: Path, model: nn.Module, spec: BundleSpec) -> BundleSpec:
             header = {MASK_TOKEN: base64.b64encode(token.numpy().astype("<f4").tobytes()).decode()}
         weights = {name.removeprefix(OWN_NAMES): tensor for name, tensor in weights.items()}
     save_file(weights, folder / WEIGHTS, metadata=header)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    digest = file_sha256(folder / WEIGHTS)
     spec = spec.model_copy(update={"version": digest[:12]})
     document = spec.model_dump(mode="json")
     if spec.kind == "embedding":
@@ -225,7 +225,7 @@ def bundle_weights(folder: Path) -> dict[str, torch.Tensor]:
     """
     spec, path = read_bundle_spec(folder), folder / WEIGHTS
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_sha256(path)
     except OSError as error:
         raise CheckpointError(f"{folder} is not a model bundle: {error}") from None
     if digest[:12] != spec.version:

@@ -6,7 +6,6 @@ step-00000100/
   state.json            step, samples, seed, what the run was, SHA-256 of the other files; written last
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch import nn
 
 from usfm.data.patience import patiently
 from usfm.errors import CheckpointError, EnvironmentProblem
+from usfm.file_hash import file_sha256
 from usfm.train.parallel import gathered
 
 __all__ = [
@@ -101,7 +101,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     folder.mkdir()  # not its parents: a run's folder that is missing is a storage that is away
     save_file(snapshot.weights, folder / MODEL)
     torch.save(snapshot.optimizer, folder / OPTIMIZER)
-    hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != STATE}
+    hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != STATE}
     text = json.dumps({**snapshot.state, "sha256": hashes}, indent=1) + "\n"
     (folder / STATE).write_text(text, encoding="utf-8")
 
@@ -232,9 +232,4 @@ def _known_sha256(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256_of(path: Path, *_: int) -> str:
-    return _sha256(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

@@ -34,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def publish_folder(partial: Path, target: Path) -> None:
-    """Give a finished flat folder its final name; what was there before goes.
+    """Give a finished flat folder its final name; what was there before goes, once the new one is in its place.
 
     Args:
         partial: the folder; its files are flushed to the disk first.
@@ -43,15 +43,20 @@ def publish_folder(partial: Path, target: Path) -> None:
     for file in partial.iterdir():
         sync(file)
     sync(partial)
-    if target.exists():
-        remove_folder(target)
+    before = _set_aside(target) if target.exists() else None
     os.replace(partial, target)
     sync(target.parent)
+    if before is not None:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder that readers look for: its name goes first, so nobody meets half of it."""
+    shutil.rmtree(_set_aside(folder), ignore_errors=True)
+
+
+def _set_aside(folder: Path) -> Path:
     going = folder.with_name(f".{folder.name}.removed{LEFTOVER}")
     shutil.rmtree(going, ignore_errors=True)
     os.replace(folder, going)
-    shutil.rmtree(going, ignore_errors=True)
+    return going

@@ -24,9 +24,9 @@ from usfm.data.augment import whole_images
 from usfm.data.schema import SPLITS
 from usfm.data.tasks import LabelledSet
 from usfm.errors import DataError
+from usfm.file_hash import file_sha256
 from usfm.models.encoder import Encoder
 from usfm.models.task_model import USFM, TaskModel
-from usfm.models.weights.files import file_sha256
 from usfm.train.durable import publish_folder
 from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.finetune_views import ImageViews

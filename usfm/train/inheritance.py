@@ -7,8 +7,8 @@ from pathlib import Path
 from usfm.data.shard_reader import ShardReader
 from usfm.data.stream import StreamConfig
 from usfm.errors import CheckpointError, ConfigError, DataError
+from usfm.file_hash import file_sha256
 from usfm.models.bundle import SPEC, read_bundle_spec
-from usfm.models.weights.files import file_sha256
 from usfm.models.weights.report import AUTHORS_SHA256
 from usfm.train.checkpoint import STATE
 from usfm.train.rundir import read_config

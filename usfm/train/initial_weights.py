@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from usfm.errors import CheckpointError, ConfigError
+from usfm.file_hash import file_sha256
 from usfm.models.bundle import SPEC, WEIGHTS, bundle_weights, is_bundle, read_bundle_spec
 from usfm.models.encoder import Encoder, EncoderConfig
-from usfm.models.weights.files import file_sha256, read_tensors
+from usfm.models.weights.files import read_tensors
 from usfm.models.weights.fit import fit_weights, grey_config, source_normalisation
 from usfm.models.weights.grey import stated_normalisation
 from usfm.models.weights.read import SourceWeights, explain_weights, read_weights
@@ -49,7 +50,10 @@ def weights_hash(source: Path) -> str:
     """
     source = _whole(source)
     if source.is_file():
-        return file_sha256(source)
+        try:
+            return file_sha256(source)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {source}: {error}") from None
     if (source / SPEC).exists():
         return read_bundle_spec(source).version
     return str(read_state(_checkpoint(source))["sha256"][MODEL])

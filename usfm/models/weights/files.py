@@ -5,7 +5,6 @@ knows tensors and plain containers and refuses every other name. Two harmless co
 files carry beside their weights (MAE's, SimMIM's) are read as plain dictionaries; their classes are never imported.
 """
 
-import hashlib
 import pickle
 import re
 from collections import OrderedDict
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 
 from usfm.errors import CheckpointError
 
-__all__ = ["SAFETENSORS", "TORCH_FILES", "file_sha256", "read_metadata", "read_tensors"]
+__all__ = ["SAFETENSORS", "TORCH_FILES", "read_metadata", "read_tensors"]
 
 SAFETENSORS = ".safetensors"
 TORCH_FILES = (".pth", ".pt", ".bin", ".ckpt")
@@ -63,19 +62,6 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from None
 
 
 def _unpickle(path: Path) -> Any:

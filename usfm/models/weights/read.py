@@ -10,8 +10,9 @@ import torch
 from timm.models.beit import gen_relative_position_index
 
 from usfm.errors import CheckpointError
+from usfm.file_hash import file_sha256
 from usfm.models.encoder import Encoder, EncoderConfig
-from usfm.models.weights.files import file_sha256, read_tensors
+from usfm.models.weights.files import read_tensors
 from usfm.models.weights.grey import Normalisation, stated_normalisation
 from usfm.models.weights.infer import infer_config
 from usfm.models.weights.layouts import (
