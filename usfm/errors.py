@@ -9,6 +9,7 @@ UsfmError
 │   └── ShardError       shards or their index are missing, stale or damaged
 ├── CheckpointError      a checkpoint or a weight file does not fit
 ├── NonFiniteLoss        training met NaN or infinity and stopped before the step
+├── NonFiniteAnswer      a network answered NaN or infinity; it has no score
 ├── RunTakenOver         the same job was submitted again and goes on in its folder
 └── EnvironmentProblem   the machine lacks something (a port, a package, disk space)
 
@@ -22,6 +23,7 @@ __all__ = [
     "EnvironmentProblem",
     "ImageTooLarge",
     "NoSuchFrame",
+    "NonFiniteAnswer",
     "NonFiniteLoss",
     "RunTakenOver",
     "ShardError",
@@ -64,6 +66,10 @@ class CheckpointError(UsfmError):
 
 class NonFiniteLoss(UsfmError):
     """Training met a NaN or an infinity; the step was refused and the batch's ids were saved."""
+
+
+class NonFiniteAnswer(UsfmError):
+    """A network that is scored answered NaN or an infinity; the items that it does answer are no score of it."""
 
 
 class RunTakenOver(UsfmError):

@@ -5,10 +5,12 @@ from typing import Literal, get_args
 
 from usfm.errors import ConfigError
 
-__all__ = ["TASK_KINDS", "TaskKind", "output_count"]
+__all__ = ["PRESENT_ABOVE", "TASK_KINDS", "TaskKind", "output_count"]
 
 TaskKind = Literal["classification", "multilabel", "segmentation", "regression", "enhancement"]
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
+PRESENT_ABOVE = 0.5
+"""A label of several is said to be there where its probability is above this; served and scored alike."""
 
 
 def output_count(kind: TaskKind, classes: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 
 from usfm.data.degrade import DegradeConfig, degrade
 from usfm.data.tasks import LabelledSet, TaskConfig
-from usfm.errors import DataError
+from usfm.errors import DataError, NonFiniteAnswer
 from usfm.metrics.enhancement import psnr
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC, batch_for, evaluate
 from usfm.metrics.robustness import robustness
@@ -254,6 +254,48 @@ def test_robustness_is_a_paired_drop(data: LabelledSet) -> None:
     worse = robustness(Rule(lambda x: 2 * x.mean(dim=(2, 3))), errors, task_of("regression", target="a"), PX, CPU,
                        corruptions=["gain"])  # fmt: skip
     assert worse[3]["drop"] == pytest.approx(worse[3]["value"] - worse[0]["value"]), "of errors more is worse"
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "mode", "rule"),
+    [
+        ("classification", "whole", brightness_classes),
+        ("multilabel", "whole", brightness_classes),
+        ("regression", "whole", lambda images: images.mean(dim=(1, 2, 3))[:, None]),
+        ("segmentation", "whole", threshold),
+        ("segmentation", "sliding", threshold),
+        ("enhancement", "whole", lambda images: images),
+        ("enhancement", "sliding", lambda images: images),
+    ],
+)
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_one_answer_that_is_no_number_is_no_score(
+    data: LabelledSet, kind: str, mode: str, rule, wrong: float, full: bool
+) -> None:
+    labels = np.stack([np.arange(COUNT) % 2, np.arange(COUNT) % 3 == 0], axis=1).astype(np.float32)
+    given = replace(data, target=labels if kind == "multilabel" else labels[:, :1], pair=data.image)
+    values = {"target": "x", "unit": "%"} if kind == "regression" else {}
+
+    def diverged(images: torch.Tensor) -> torch.Tensor:
+        answers = rule(images)
+        answers[-1].view(-1)[0] = wrong
+        return answers
+
+    ask = {"mode": mode, "full": full}
+    assert math.isfinite(evaluate(Rule(rule), given, task_of(kind, **values), PX, CPU, **ask).value)
+    first = "i7" if mode == "whole" else "i0"  # a network that slides is shown one image at a time
+    with pytest.raises(
+        NonFiniteAnswer, match=f"task made: .* is NaN or infinite, the first is {first}; it has div"
+    ):
+        evaluate(Rule(diverged), given, task_of(kind, **values), PX, CPU, **ask)
+
+
+def test_a_distance_that_the_rule_for_empty_masks_leaves_undefined_is_counted(data: LabelledSet) -> None:
+    nothing = evaluate(Rule(lambda images: threshold(images) * 0 + 1), data, task_of("segmentation"), PX, CPU)
+    assert nothing.scores["missed"].value == 1
+    assert nothing.value == 0
+    assert "hd95_px" not in nothing.scores
 
 
 def test_every_selecting_score_has_a_direction() -> None:

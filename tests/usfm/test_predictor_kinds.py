@@ -44,7 +44,7 @@ def test_several_labels_have_a_probability_each(tmp_path: Path) -> None:
     raw = torch.tensor([math.log(3), -math.log(3), 0.0])
     answer = several.encode(raw, Decoded(noise(40, 50)))
     assert answer["probabilities"] == pytest.approx({"fluid": 0.75, "mass": 0.25, "stone": 0.5})
-    assert answer["present"] == ["fluid", "stone"]
+    assert answer["present"] == ["fluid"]  # a probability of one half is not above one half
     (said,) = several.predict([several.preprocess(Decoded(noise(40, 50)))])
     assert said.shape == (3,)
 

@@ -1,6 +1,6 @@
 """What a network answers for a batch of items of a set, as rows (see `usfm.metrics.items`)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from usfm.data.augment import whole_images
 from usfm.data.degrade import degrade
 from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.errors import NonFiniteAnswer
 from usfm.metrics.items import class_rows, image_row, label_rows, mask_row, number_rows
 from usfm.models.windows import WindowMode, predict_canvas, predict_canvases
 
@@ -36,7 +37,11 @@ class Asking:
     seed: int
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
-        """Rows of some items."""
+        """Rows of some items.
+
+        Raises:
+            NonFiniteAnswer: the network answers one of them with NaN or infinity.
+        """
         if self.task.kind == "segmentation":
             return self._masks(numbers)
         if self.task.kind == "enhancement":
@@ -44,6 +49,7 @@ class Asking:
             return self._restored_squares(numbers) if whole else [self._restored(number) for number in numbers]
         of = {"classification": class_rows, "multilabel": label_rows, "regression": number_rows}[self.task.kind]
         outputs = self.model(self.inputs(self._squares(self.data.image, numbers), self._index(numbers))).float()
+        self._require_finite(outputs, numbers)
         return of(outputs, numbers, self.data, self.task)
 
     def _masks(self, numbers: Sequence[int]) -> list[Row]:
@@ -53,20 +59,33 @@ class Asking:
             logits = predict_canvases(seen, self._canvases(self.data.image, numbers), *self._sizes(numbers))
         else:
             logits = [self._slid(self.inputs(self._stored(self.data.image, n), self._index([n]))) for n in numbers]
+        self._require_finite(logits, numbers)
         drawn = [one.argmax(dim=0).cpu().numpy() for one in logits]
         return [mask_row(mask, n, self.data, self.task, self.full) for mask, n in zip(drawn, numbers, strict=True)]
 
     def _restored_squares(self, numbers: Sequence[int]) -> list[Row]:
         given, clean = self._pair(numbers, self._squares)
         given = self.inputs(given, self._index(numbers))
-        restored = self.model(given).float().clamp(0, 1)
-        triples = zip(restored, given, clean, strict=True)
+        restored = self.model(given).float()
+        self._require_finite(restored, numbers)
+        triples = zip(restored.clamp(0, 1), given, clean, strict=True)
         return [image_row(*triple, n, self.data, self.full) for triple, n in zip(triples, numbers, strict=True)]
 
     def _restored(self, number: int) -> Row:
         given, clean = self._pair([number], lambda images, _: self._stored(images, number))
         given = self.inputs(given, self._index([number]))
-        return image_row(self._slid(given).clamp(0, 1), given[0], clean[0], number, self.data, self.full)
+        restored = self._slid(given)
+        self._require_finite([restored], [number])
+        return image_row(restored.clamp(0, 1), given[0], clean[0], number, self.data, self.full)
+
+    def _require_finite(self, answers: Iterable[torch.Tensor], numbers: Sequence[int]) -> None:
+        wrong = [n for answer, n in zip(answers, numbers, strict=True) if not bool(torch.isfinite(answer).all())]
+        if wrong:
+            raise NonFiniteAnswer(
+                f"task {self.task.name}: the network's answer to {len(wrong)} of {len(numbers)} items is NaN or "
+                f"infinite, the first is {self.data.ids[wrong[0]]}; it has diverged and has no score. Train it "
+                "with a lower rate (optim.lr)"
+            )
 
     def _pair(
         self, numbers: Sequence[int], view: Callable[[Any, Sequence[int]], torch.Tensor]

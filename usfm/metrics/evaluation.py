@@ -113,6 +113,7 @@ def evaluate(
         seed: of the synthetic inputs and of the bootstrap.
 
     Raises:
+        NonFiniteAnswer: the network answers an item with NaN or infinity.
         DataError: the set cannot tell models apart by the selecting score (AUROC without both answers in a class).
     """
     model.eval()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from usfm.kinds import TaskKind
+from usfm.kinds import PRESENT_ABOVE, TaskKind
 from usfm.metrics import classification, regression
 from usfm.metrics.intervals import Floats, Ints, WeightedScore
 from usfm.metrics.regression import weighted_mean
@@ -106,9 +106,9 @@ def _of_labels(items: Items, classes: Sequence[str]) -> dict[str, WeightedScore]
     return {
         "auroc": _macro_auroc(items, classes),
         "auprc": of.macro([of.average_precision(share, truth) for share, truth in pairs]),
-        "macro_f1": of.macro([of.binary_f1(share > 0.5, truth) for share, truth in pairs]),
-        "sensitivity": of.macro([of.binary_recall(share > 0.5, truth) for share, truth in pairs]),
-        "specificity": of.macro([of.binary_specificity(share > 0.5, truth) for share, truth in pairs]),
+        "macro_f1": of.macro([of.binary_f1(share > PRESENT_ABOVE, truth) for share, truth in pairs]),
+        "sensitivity": of.macro([of.binary_recall(share > PRESENT_ABOVE, truth) for share, truth in pairs]),
+        "specificity": of.macro([of.binary_specificity(share > PRESENT_ABOVE, truth) for share, truth in pairs]),
         # of one label what is claimed with its probability is that it is there
         "ece": of.macro([of.calibration_error(share, truth) for share, truth in pairs]),
     }

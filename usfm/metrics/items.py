@@ -4,8 +4,8 @@ Every row has `id, group, organ, source, value`; `value` is what the selecting s
 mean. Then by kind:
 
 - classification: `truth, predicted, probability` (of the predicted class), `p_<class>`; value 1 = right, 0 = wrong;
-- multilabel: `truth, predicted` (names that are on, joined by ";"; on = probability above 0.5), `t_<class>`
-  (1 = on), `p_<class>`; value = share of the labels that are right;
+- multilabel: `truth, predicted` (names that are on, joined by ";"; on = probability above
+  `PRESENT_ABOVE`), `t_<class>` (1 = on), `p_<class>`; value = share of the labels that are right;
 - segmentation: the columns of `usfm.metrics.segmentation.MaskScores`, with several classes also `<column>_<class>`;
   with `measure: circumference` also `circumference_mm, circumference_truth_mm`; value = Dice;
 - regression: `truth, predicted, error, unit`; value = |error|;
@@ -23,6 +23,7 @@ import torch
 
 from usfm.data.mask_measures import ellipse_perimeter
 from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.kinds import PRESENT_ABOVE
 from usfm.metrics.enhancement import gcnr, neighbourhood, psnr, speckle_index, ssim
 from usfm.metrics.segmentation import dice, mask_scores, mean_over_classes
 
@@ -50,7 +51,7 @@ def label_rows(logits: torch.Tensor, numbers: Sequence[int], data: LabelledSet, 
     names, made = task.class_names, []
     for number, shares in zip(numbers, logits.sigmoid().cpu().tolist(), strict=True):
         truth = [bool(on) for on in data.target[number] > 0.5]
-        claimed = [share > 0.5 for share in shares]
+        claimed = [share > PRESENT_ABOVE for share in shares]
         right = float(np.mean([a == b for a, b in zip(truth, claimed, strict=True)]))
         made.append({
             **_common(data, number, right), "truth": _joined(names, truth), "predicted": _joined(names, claimed),

@@ -20,6 +20,7 @@ from usfm.data.cleaning.config import CleanConfig
 from usfm.data.cleaning.region import content_box, whole
 from usfm.data.prepare import shrink
 from usfm.data.readers.frames import Box, Frame
+from usfm.kinds import PRESENT_ABOVE
 from usfm.models.bundle import BundleSpec, load_bundle, read_bundle_spec
 from usfm.models.encoder import Encoder
 from usfm.models.windows import predict_canvas
@@ -29,7 +30,6 @@ from usfm.predict.render import class_colour, overlay, png_base64
 __all__ = ["NOTICE", "Extras", "Predictor", "label_map", "read_spec", "whole_image"]
 
 NOTICE = "Research use only. Not a medical device, not for diagnostic use."
-PRESENT = 0.5  # probability from which a class of several is said to be there
 
 
 class Extras(Config):
@@ -202,7 +202,7 @@ class Predictor:
 
     def _multilabel(self, logits: torch.Tensor, _decoded: Decoded, _extras: Extras) -> dict[str, Any]:
         shares = logits.double().sigmoid().tolist()
-        present = [name for name, share in zip(self.spec.classes, shares, strict=True) if share >= PRESENT]
+        present = [name for name, share in zip(self.spec.classes, shares, strict=True) if share > PRESENT_ABOVE]
         return {"probabilities": dict(zip(self.spec.classes, shares, strict=True)), "present": present}
 
     def _regression(self, said: torch.Tensor, decoded: Decoded, _extras: Extras) -> dict[str, Any]:

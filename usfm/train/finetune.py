@@ -22,6 +22,7 @@ from usfm.models.network import TaskNetwork
 from usfm.models.task_model import TaskModel
 from usfm.rng import stream_key
 from usfm.train.context import WorkerContext
+from usfm.train.durable import LEFTOVER, publish_folder
 from usfm.train.finetune_config import SCRATCH, FinetuneConfig
 from usfm.train.finetune_loss import TaskLoss, target_spread
 from usfm.train.finetune_network import first_network
@@ -54,6 +55,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
         ConfigError: settings that do not fit together.
         DataError: as of `load_task`, or targets that are all the same.
         NonFiniteLoss: the loss or its gradient is no number; the step is not taken.
+        NonFiniteAnswer: the network answers an item that it is scored on with NaN or infinity.
         CheckpointError: the middle of the run on disk is damaged, or workers see different ones.
     """
     began = time.perf_counter()
@@ -218,9 +220,8 @@ def _spec(
 
 
 def _keep(folder: Path, model: nn.Module, spec: BundleSpec) -> None:
-    """Replace the best bundle; it is whole under its name, or for a moment absent, never half written."""
-    partial = folder.with_name(folder.name + ".partial")
+    """Replace the best bundle."""
+    partial = folder.with_name(f".{folder.name}{LEFTOVER}")
     shutil.rmtree(partial, ignore_errors=True)
     save_bundle(partial, model, spec)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    publish_folder(partial, folder)
