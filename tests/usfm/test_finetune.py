@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,42 @@ def test_fractions_are_stratified() -> None:
     assert chosen[:20].sum() == 1
     assert chosen[20:].sum() == 9
     assert (label_fraction(groups, strata, 0.05, seed=1) != chosen).any()
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 14), st.sampled_from("abcd")), min_size=1, max_size=60),
+    a=st.floats(0.01, 1), b=st.floats(0.01, 1), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_fraction_has_every_class_and_is_what_it_was_where_it_had(rows, a: float, b: float, seed: int) -> None:
+    groups, labels = [f"g{g}" for g, _ in rows], [label for _, label in rows]
+    shown = [["abcd".index(label)] for label in labels]
+    small, large = (label_fraction(groups, labels, f, seed, shown) for f in sorted((a, b)))
+    plain = label_fraction(groups, labels, min(a, b), seed)
+    assert {label for label, on in zip(labels, small, strict=True) if on} == set(labels)
+    assert not (small & ~large).any(), "nested"
+    assert not {g for g, on in zip(groups, small, strict=True) if on} & {
+        g for g, on in zip(groups, small, strict=True) if not on
+    }, "whole patients"
+    assert not (plain & ~small).any(), "it only grows"
+    counted = {g: Counter(label for of, label in zip(groups, labels, strict=True) if of == g) for g in groups}
+    majorities = {min(votes, key=lambda s: (-votes[s], s)) for votes in counted.values()}
+    if majorities == set(labels):
+        assert (small == plain).all()
+    assert small.sum() - plain.sum() <= sum(
+        max(labels_of.total() for labels_of in counted.values()) for _ in set(labels) - majorities
+    )
+
+
+def test_a_class_that_is_nowhere_the_most_frequent_one_comes_with_its_first_patient() -> None:
+    groups = [f"p{n // 4}" for n in range(400)]
+    labels = ["rare" if n in (42, 243) else "common" for n in range(400)]
+    shown = [[int(label == "rare")] for label in labels]
+    assert "rare" not in {
+        label for label, on in zip(labels, label_fraction(groups, labels, 0.01, 0), strict=True) if on
+    }
+    chosen = label_fraction(groups, labels, 0.01, 0, shown)
+    assert sorted({g for g, on in zip(groups, chosen, strict=True) if on})[-1] in ("p10", "p60")
+    assert chosen.sum() == 8
 
 
 def test_tasks_read_labels_and_masks(small_shards: Path) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from usfm.data.tasks import label_fraction, load_task, strata
+from usfm.data.tasks import fraction_rows, load_task
 from usfm.metrics.evaluation import Evaluation, evaluate
 from usfm.models.task_model import TaskModel
 from usfm.train.context import WorkerContext
@@ -36,7 +36,7 @@ class CachedViews:
         self._config, self._device, self._cache = config, context.device, FeatureCache(folder)
         self._sets = load_task(config.shards, config.task)
         train = self._sets["train"]
-        chosen = label_fraction(train.groups, strata(train, config.task), config.fraction, config.seed).nonzero()[0]
+        chosen = fraction_rows(train, config.task, config.fraction, config.seed)
         self._images = ImageViews(config, self._sets, chosen, config.resolved_px(), context)
         self._known: nn.Module | None = None
 

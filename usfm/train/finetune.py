@@ -14,7 +14,7 @@ from torch import nn
 
 from usfm.data.cleaning.config import prepared_as
 from usfm.data.shards import ShardIndex
-from usfm.data.tasks import LabelledSet, label_fraction, load_task, strata
+from usfm.data.tasks import LabelledSet, fraction_rows, load_task
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
 from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
@@ -63,7 +63,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the {context.world_size} workers")
     sets = load_task(config.shards, config.task)
     train = sets["train"]
-    chosen = label_fraction(train.groups, strata(train, config.task), config.fraction, config.seed).nonzero()[0]
+    chosen = fraction_rows(train, config.task, config.fraction, config.seed)
     model = first_network(config)
     if config.task.kind == "regression":
         model.fit_targets(*target_spread(train, chosen, config))
@@ -135,8 +135,10 @@ def _step(
         model.encoder.eval()  # what does not learn is not disturbed either
     batch = views.batch(step)
     torch.manual_seed(stream_key(config.seed, "finetune step", step, context.rank))
-    answer, auxiliary = views.answer(wrapped, batch)
-    loss = loss_of(answer, batch.target) + model.auxiliary_loss(auxiliary, batch.target)
+    with torch.autocast(context.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        answer, auxiliary = views.answer(wrapped, batch)
+    further = model.auxiliary_loss([one.float() for one in auxiliary], batch.target)
+    loss = loss_of(answer.float(), batch.target) + further
     torch.autograd.backward(loss)
     total = context.sum(loss.detach().clone()) / context.world_size
     if not torch.isfinite(total):

@@ -57,6 +57,8 @@ class FinetuneConfig(Config):
         restoration: loss of enhancement.
         inference: how whole images are shown to a network that answers for every pixel.
         freeze_encoder: train the head alone.
+        precision: "bf16" = the forward passes of training run in bf16 autocast; weights, losses and scores are
+            float32.
     """
 
     run_dir: str = "runs/finetune"
@@ -84,6 +86,7 @@ class FinetuneConfig(Config):
     restoration: RestorationConfig = RestorationConfig()
     inference: WindowConfig = WindowConfig()
     freeze_encoder: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
