@@ -96,5 +96,6 @@ def test_what_changes_from_step_to_step_is_not_cached(small_shards: Path, tmp_pa
     assert cacheable(config_of(small_shards, tmp_path, HEAD))
     assert not cacheable(config_of(small_shards, tmp_path, HEAD, views="crops"))
     assert not cacheable(config_of(small_shards, tmp_path, HEAD, freeze_encoder=False))
+    assert not cacheable(config_of(small_shards, tmp_path, HEAD, degrade_views={}))
     assert not cacheable(config_of(small_shards, tmp_path, HEAD, inference={"mode": "sliding"}))
     assert not cacheable(config_of(small_shards, tmp_path, HEAD, network="unet", freeze_encoder=False))

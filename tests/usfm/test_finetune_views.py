@@ -98,6 +98,18 @@ def test_masks_turn_with_their_images(shards: Path) -> None:
     assert torch.equal(turned(images, torch.tensor([0, 1])), torch.stack([images[0], images[1].rot90(1, (1, 2))]))
 
 
+def test_degraded_views_keep_their_targets_and_every_image_is_worse_in_its_own_way(shards: Path) -> None:
+    worse = {"chance": 1.0, "blur": [0, 0], "speckle": [0, 0], "shadow": [0, 0], "gain": [6.0, 12.0]}
+    config = config_of(shards, HEAD, degrade_views=worse | {"resolution": [1, 1]})
+    first, before = views_of(config)[0].batch(0), views_of(config_of(shards, HEAD))[0].batch(0)
+    assert torch.equal(first.target, before.target)
+    assert first.ids == before.ids
+    shift = (first.inputs - before.inputs).abs().mean(dim=(1, 2, 3))
+    assert (shift > 0.01).all(), "every image is changed"
+    assert len({round(float(s), 5) for s in shift}) == len(shift)
+    assert equal(first, views_of(config)[0].batch(0))
+
+
 def test_scores_are_made_as_whole_images_will_be_shown(shards: Path) -> None:
     shown = []
 
@@ -198,6 +210,7 @@ def test_classes_are_weighed_by_how_rare_they_are(shards: Path) -> None:
         (VIEW, {"network": "resnet18", "freeze_encoder": True}, "network=resnet18 has no encoder of ours"),
         (VIEW, {"network": "resnet18", "init": "runs/x"}, "init has to be scratch"),
         (HEAD, {"views": "whole", "rotate90": 0.5}, "with views=whole nothing is turned"),
+        (CLEAN, {"degrade_views": {}}, "degrade_views is not for enhancement"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(task: dict, values: dict, message: str) -> None:

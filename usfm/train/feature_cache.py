@@ -40,7 +40,8 @@ Rows = npt.NDArray[np.int64]
 def cacheable(config: FinetuneConfig) -> bool:
     """Whether the encoder sees the same images in every step, so that its features can be kept."""
     whole = config.views == "whole" and config.inference.mode == "whole"
-    return config.network == USFM and config.freeze_encoder and whole and config.task.degrade is None
+    degraded = config.task.degrade is not None or config.degrade_views is not None
+    return config.network == USFM and config.freeze_encoder and whole and not degraded
 
 
 def encoder_digest(encoder: Encoder) -> str:

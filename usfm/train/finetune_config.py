@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from usfm.config import Config
 from usfm.data.augment import CropConfig
+from usfm.data.degrade import DegradeConfig
 from usfm.data.shards import ShardIndex
 from usfm.data.task_config import TaskConfig
 from usfm.errors import ConfigError
@@ -48,6 +49,9 @@ class FinetuneConfig(Config):
         crop: ranges of the crops.
         flip_vertical: probability that a crop is turned upside down.
         rotate90: probability that a crop is turned by 90, 180 or 270 degrees.
+        degrade_views: training images get worse as this seeded model says, their targets stay, so that the network
+            stays right on images of other gains, contrasts and beams; None = they are shown as they are. For all
+            kinds but enhancement, where the task itself degrades.
         optim: optimizer and schedule.
         layer_decay: rate of block k of n is scaled by layer_decay ** (n + 1 - k); the head has scale 1.
         balance: "class_weights" = the loss weighs rare classes more (classification, multilabel);
@@ -79,6 +83,7 @@ class FinetuneConfig(Config):
     crop: CropConfig = CropConfig()
     flip_vertical: float = Field(default=0.0, ge=0, le=1)
     rotate90: float = Field(default=0.0, ge=0, le=1)
+    degrade_views: DegradeConfig | None = None
     optim: OptimConfig = OptimConfig(lr=1.25e-3)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     balance: Balance = "none"
@@ -100,6 +105,8 @@ class FinetuneConfig(Config):
             raise ValueError(
                 "flip_vertical and rotate90 turn crops; with views=whole nothing is turned, leave them out"
             )
+        if self.degrade_views is not None and self.task.kind == "enhancement":
+            raise ValueError("degrade_views is not for enhancement: set task.degrade, which makes the pairs")
         if self.network != USFM and (self.init != SCRATCH or self.freeze_encoder):
             raise ValueError(
                 f"network={self.network} has no encoder of ours: init has to be {SCRATCH} (pretrained=true takes "

@@ -97,6 +97,8 @@ class ImageViews:
         boxes, flip, turn = self._boxes(index, height, width)
         images = turned(resample(self._on(data.image[rows]), boxes, self._px, flip), turn)
         kind = config.task.kind
+        if config.degrade_views is not None:
+            images = degrade(images, index.to(self._device), config.degrade_views, config.seed)
         if kind == "segmentation":
             masks = resample(self._on(data.mask[rows]), boxes, self._px, flip, nearest=True)
             target = turned(masks, turn)[:, 0].long()
