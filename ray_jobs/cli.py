@@ -16,9 +16,12 @@ COMMANDS = {
     "data": ("ray_jobs.data", "data card of shards, hash lists, and a search for a benchmark's images"),
     "pretrain": ("ray_jobs.pretrain", "pre-train an encoder by dual masked image modelling"),
     "replay": ("ray_jobs.replay", "repeat a step that pre-training refused, and find where the NaN arises"),
-    "finetune": ("ray_jobs.finetune", "train a segmentation or classification head"),
-    "sweep": ("ray_jobs.sweep", "label-efficiency table: task x initialisation x label fraction x seed"),
-    "evaluate": ("ray_jobs.evaluate", "score a head on a split, every item listed"),
+    "finetune": ("ray_jobs.finetune", "train a head: classes, labels, masks, numbers or better images"),
+    "sweep": (
+        "ray_jobs.sweep",
+        "how many labels are needed: task x initialisation x label fraction x seed, with a report",
+    ),
+    "evaluate": ("ray_jobs.evaluate", "score a head on a split: report, intervals, every item listed"),
     "probe": ("ray_jobs.probe", "score frozen features: kNN and linear probes, feature rank"),
     "export": (
         "ray_jobs.export",

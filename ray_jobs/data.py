@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def card(argv: Sequence[str]) -> int:
     """Write the data card."""
     return job_main(
-        CardJob, _card, _card_plan, argv, positional="shards",
+        CardJob, _card, _card_plan, argv, command="data card", positional="shards",
         description="Write a data card: what lies in a set of shards, as HTML and JSON.",
     )  # fmt: skip
 
@@ -115,7 +115,7 @@ def card(argv: Sequence[str]) -> int:
 def hashes(argv: Sequence[str]) -> int:
     """Write a hash list."""
     return job_main(
-        HashesJob, _hashes, _hashes_plan, argv, positional="input",
+        HashesJob, _hashes, _hashes_plan, argv, command="data hashes", positional="input",
         description="Write the hashes of shards or of an archive, so that others can look for its images.",
     )  # fmt: skip
 
@@ -130,6 +130,7 @@ def contamination(argv: Sequence[str]) -> int:
         lambda config, console: summaries.append(_contamination(config, console)),
         _contamination_plan,
         [f"{keys[text]}={text}" if text in keys else text for text in argv],
+        command="data contamination",
         positional="shards",
         description="Look for a benchmark's hash list in shards (SHARDS LIST.csv). Exit status: 0 no training row "
         "is in the list, 1 some are, 2 the command could not be done.",

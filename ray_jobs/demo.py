@@ -163,8 +163,9 @@ def _unseen(shards: str, task: TaskConfig, archive: Path) -> tuple[str, bytes, b
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     return job.main(
-        DemoConfig, run, plan, argv, recipe="demo", description="The whole path in minutes, with a report."
-    )
+        DemoConfig, run, plan, argv, command="demo", recipe="demo",
+        description="The whole path in minutes, with a report.",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def run(config: EvaluateConfig, console: Console) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     return job.main(
-        EvaluateConfig, run, plan, argv, positional="model",
+        EvaluateConfig, run, plan, argv, command="evaluate", positional="model",
         description="Score a fine-tuned head on a split, with a report.",
     )  # fmt: skip
 

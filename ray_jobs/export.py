@@ -128,7 +128,7 @@ def _document(path: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     return job.main(
-        ExportConfig, run, plan, argv, positional="run_dir",
+        ExportConfig, run, plan, argv, command="export", positional="run_dir",
         description="Export the encoder of a pre-training run as one folder.",
     )  # fmt: skip
 

@@ -151,7 +151,7 @@ def _train_worker(values: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     return job.main(
-        FinetuneJobConfig, run, plan, argv, recipe="finetune_fetal_head",
+        FinetuneJobConfig, run, plan, argv, command="finetune", recipe="finetune_fetal_head",
         description="Fine-tune a head on an encoder, on all or a fraction of the labels.",
     )  # fmt: skip
 

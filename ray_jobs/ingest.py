@@ -283,8 +283,9 @@ def _report(
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of this job."""
     return job_main(
-        IngestConfig, run, plan, argv, description="Archive of ultrasound files to shards.", recipe="ingest"
-    )
+        IngestConfig, run, plan, argv, command="ingest", recipe="ingest",
+        description="Archive of ultrasound files to shards.",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What every job's command line has in common: --config, --dry-run, --verbose, key=value overrides."""
 
 import argparse
+import inspect
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from usfm.errors import UsfmError
 __all__ = ["RECIPES", "main"]
 
 C = TypeVar("C", bound=Config)
+HELP_COLUMNS = 96
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -24,6 +27,7 @@ def main(
     argv: Sequence[str] | None = None,
     *,
     description: str,
+    command: str | None = None,
     recipe: str | None = None,
     positional: str | None = None,
 ) -> int:
@@ -34,7 +38,8 @@ def main(
         run: does the work.
         plan: derives what would be done; it must touch nothing. `--dry-run` prints it.
         argv: arguments, None = those of the process.
-        description: shown by `--help`.
+        description: shown by `--help`, which lists the config's keys below it.
+        command: what stands behind `usfm`, for the usage line; None = the file's name.
         recipe: built-in recipe that is used without `--config`.
         positional: key that an argument without "=" sets, e.g. the run's folder.
 
@@ -42,7 +47,10 @@ def main(
         The exit status: 0 done, 2 the user has something to mend.
     """
     parser = argparse.ArgumentParser(
-        description=description, epilog="Overrides are dotted, e.g. optim.lr=3e-4; see ray_jobs/recipes/."
+        prog=command and f"usfm {command}",
+        description=textwrap.fill(description, HELP_COLUMNS),
+        epilog=_keys(config_class),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", help="YAML recipe: a path, or the name of a built-in one")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and plan, touch nothing")
@@ -67,6 +75,17 @@ def main(
     finally:
         sys.stdout.flush()
     return 0
+
+
+def _keys(config_class: type[Config]) -> str:
+    """The keys of a config, those of its bases first, and what the documentation of each says."""
+    known = [cls for cls in reversed(config_class.__mro__) if issubclass(cls, Config)]
+    documents = [inspect.cleandoc(vars(cls).get("__doc__") or "") for cls in known]
+    keys = [attributes.rstrip() for text in documents if (attributes := text.partition("\nAttributes:\n")[2])]
+    head = (
+        "Overrides are dotted, e.g. optim.lr=3e-4; recipes lie in ray_jobs/recipes/; --dry-run shows every value."
+    )
+    return "\n".join([head, "", "keys:", *keys]) if keys else head
 
 
 def recipe_path(name: str | None) -> Path | None:

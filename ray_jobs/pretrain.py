@@ -232,7 +232,7 @@ def _check_owner(run_dir: Path, mark: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     return job.main(
-        PretrainJobConfig, run, plan, argv, recipe="pretrain_tiny",
+        PretrainJobConfig, run, plan, argv, command="pretrain", recipe="pretrain_tiny",
         description="Pre-train an encoder by spatial-frequency dual masked image modelling.",
     )  # fmt: skip
 

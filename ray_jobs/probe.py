@@ -220,7 +220,7 @@ def _value(score: Mapping[str, float]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     return job.main(
-        ProbeJobConfig, run, plan, argv, positional="source",
+        ProbeJobConfig, run, plan, argv, command="probe", positional="source",
         description="Score the frozen features of an encoder by nearest neighbours and linear probes.",
     )  # fmt: skip
 

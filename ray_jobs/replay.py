@@ -75,7 +75,7 @@ def _some(names: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     return job.main(
-        ReplayConfig, run, plan, argv, positional="run_dir",
+        ReplayConfig, run, plan, argv, command="replay", positional="run_dir",
         description="Repeat a step that pre-training refused because its loss or gradient was not finite.",
     )  # fmt: skip
 

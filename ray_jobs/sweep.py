@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if known.resume:
         arguments = ["--config", str(Path(known.resume) / "config.yaml"), f"run_dir={known.resume}", *arguments]
     return job.main(
-        SweepConfig, run, plan, arguments, recipe="label_efficiency_tiny",
+        SweepConfig, run, plan, arguments, command="sweep", recipe="label_efficiency_tiny",
         description="Sweep label fractions and initialisations over tasks with Ray Tune, or search "
                     "hyper-parameters; --resume RUN_DIR goes on with a sweep that was interrupted.",
     )  # fmt: skip

@@ -106,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda config, console: reports.append(run(config, console)),
         plan,
         argv,
+        command="weights",
         positional="source",
         description="Explain every key of a weight file. Exit status: 0 all are explained, 1 some are not, 2 the "
         "file cannot be read.",

@@ -1,7 +1,7 @@
 """The Ray Serve application: one HTTP deployment in front, one batched deployment for each model.
 
 Two hops and not more: a hop costs about 10 ms. The HTTP replica decodes; a model replica holds a `Predictor`
-and does the rest. Also usable as `serve run serve_apps.app:build bundles=runs/demo/bundles/segment`.
+and does the rest. Also usable as `serve run serve_apps.app:build bundles=RUN/best`.
 """
 
 import asyncio

@@ -86,7 +86,9 @@ def served_specs(config: ServeConfig) -> list[tuple[Path, BundleSpec]]:
         CheckpointError: a folder is not a bundle.
     """
     if not config.bundles:
-        raise ConfigError("bundles is empty; name at least one folder, e.g. bundles=[runs/demo/bundles/segment]")
+        raise ConfigError(
+            "bundles is empty; name at least one folder, e.g. bundles=[runs/demo/sweep/best/fetal_head]"
+        )
     found = [
         (Path(folder).expanduser().resolve(), read_spec(Path(folder).expanduser())) for folder in config.bundles
     ]

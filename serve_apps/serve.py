@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="usfm serve",
         description="Serve model bundles over HTTP, with a web page at /.",
-        epilog="Overrides are key=value, e.g. bundles=[runs/demo/bundles/segment] port=9000.",
+        epilog="Overrides are key=value, e.g. bundles=runs/demo/sweep/best/fetal_head port=9000.",
     )
     parser.add_argument("--config", help="YAML file")
     parser.add_argument(

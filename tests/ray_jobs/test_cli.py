@@ -14,7 +14,7 @@ def test_every_command_has_a_main_and_a_help(command: str, capsys: pytest.Captur
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
     assert stop.value.code == 0
-    assert capsys.readouterr().out.startswith("usage:")
+    assert capsys.readouterr().out.startswith(f"usage: usfm {command} ")
 
 
 def test_arguments_behind_the_command_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:

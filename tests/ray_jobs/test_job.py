@@ -73,6 +73,33 @@ def test_help_exits_0(capsys) -> None:
     assert "a toy" in capsys.readouterr().out
 
 
+def test_help_names_the_command_and_explains_every_key_also_inherited_ones(capsys) -> None:
+    class Longer(Toy):
+        """A toy with another key.
+
+        Attributes:
+            seed: of all draws.
+        """
+
+        seed: int = 0
+
+    class Longest(Longer):
+        """And one more.
+
+        Attributes:
+            workers: of Ray,
+                one CPU each.
+        """
+
+        workers: int = 1
+
+    with pytest.raises(SystemExit):
+        job.main(Longest, never, lambda c: {}, ["--help"], description="a toy", command="toy")
+    said = capsys.readouterr().out
+    assert said.startswith("usage: usfm toy ")
+    assert said.endswith("keys:\n    seed: of all draws.\n    workers: of Ray,\n        one CPU each.\n")
+
+
 def test_an_error_of_ours_is_a_message_without_a_traceback(capsys) -> None:
     def broken(config: Toy, console: Console) -> None:
         raise DataError("shards [a] are missing; run `usfm ingest`")

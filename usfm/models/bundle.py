@@ -196,7 +196,8 @@ def read_bundle_spec(folder: Path) -> BundleSpec:
         return BundleSpec.build(document.get(OURS, document))
     except FileNotFoundError:
         raise CheckpointError(
-            f"no model bundle at {folder} (no {SPEC} there); `usfm export` writes one from a run"
+            f"no model bundle at {folder} (no {SPEC} there); `usfm finetune` leaves one in RUN/best, `usfm export` "
+            "writes one from a pre-training run"
         ) from None
     except (OSError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{folder} is not a model bundle: {error}") from None
