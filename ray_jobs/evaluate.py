@@ -31,7 +31,8 @@ class EvaluateConfig(Config):
     Attributes:
         model: a fine-tuning run, whose best bundle is used, or a bundle.
         shards: folder of shards; None = those that it was trained from.
-        split: split to score on; "all" for a set that was never trained on.
+        split: split to score on; "all" for a set that was never trained on. Of a task in folds "test" is the fold
+            that the bundle was kept from.
         sources: score on rows of these sources alone; None = those of the task.
         task: the task; None = the one that the bundle was trained for, as the run or sweep around it says.
         mode: whole images or sliding windows (`usfm.models.windows`); None = as the bundle says.
@@ -69,9 +70,9 @@ class _Inputs:
 
     @classmethod
     def of(cls, config: EvaluateConfig) -> "_Inputs":
-        name, task, values = read_bundle_spec(config.bundle).name, config.task, _around(config.bundle)
+        spec, task, values = read_bundle_spec(config.bundle), config.task, _around(config.bundle)
         stated = [values["task"]] if "task" in values else values.get("tasks", [])
-        task = task or next((TaskConfig.build(of) for of in stated if of["name"] == name), None)
+        task = task or next((TaskConfig.build(of) for of in stated if of["name"] == spec.name), None)
         shards = config.shards or values.get("shards")
         if task is None or shards is None:
             lacks = "task" if task is None else "shards"
@@ -79,8 +80,10 @@ class _Inputs:
                 f"no fine-tuning run or sweep around {config.bundle} says which {lacks} it is for; give {lacks}=..."
             )
         if config.sources is not None:
-            split = {"split_by": "split", "train_sources": [], "test_sources": []}
+            split = {"split_by": "split", "train_sources": [], "test_sources": [], "folds": 5, "fold": 0}
             task = task.model_copy(update={"sources": config.sources, **split})
+        elif task.split_by == "folds" and "fold" in spec.metrics:  # a sweep states its tasks without a fold
+            task = task.model_copy(update={"fold": int(spec.metrics["fold"])})
         return cls(task, shards, load_split(shards, task, config.split))
 
 

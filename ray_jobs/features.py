@@ -11,12 +11,20 @@ import numpy as np
 import torch
 
 from usfm.data.shards import ShardIndex
-from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
 from usfm.models.task_model import TaskModel
 from usfm.train.context import PlainContext, best_device
 from usfm.train.durable import LEFTOVER
-from usfm.train.feature_cache import CachePlan, cacheable, encoder_digest, fill, prepare, seal
+from usfm.train.feature_cache import (
+    CachePlan,
+    cacheable,
+    cached_sets,
+    encoder_digest,
+    fill,
+    prepare,
+    seal,
+    task_key,
+)
 from usfm.train.finetune_config import SCRATCH, FinetuneConfig
 from usfm.train.finetune_network import first_network
 from usfm.train.finetune_views import ImageViews
@@ -75,8 +83,8 @@ def cache_features(
 
 def _alike(config: FinetuneConfig) -> str:
     """Equal for runs that have one encoder, one task and one head."""
-    named = config.model_dump_json(include={"init", "encoder", "img_px", "task", "shards", "head"})
-    return f"{named} {config.seed if config.init == SCRATCH else ''}"
+    named = config.model_dump_json(include={"init", "encoder", "img_px", "shards", "head"})
+    return f"{named} {task_key(config.task)} {config.seed if config.init == SCRATCH else ''}"
 
 
 def _plan(config: FinetuneConfig) -> CachePlan:
@@ -84,7 +92,7 @@ def _plan(config: FinetuneConfig) -> CachePlan:
     return CachePlan(
         encoder=encoder_digest(network.encoder),
         shards=ShardIndex.load(config.shards).fingerprint,
-        task=config.task.model_dump_json(),
+        task=task_key(config.task),
         blocks=tuple(network.head.blocks),
     )
 
@@ -102,7 +110,7 @@ def _compute(jobs: Mapping[str, _Job], root: Path, workers: int, cpus: float, gp
     for key, job in jobs.items():
         partial = _partial(root, key)
         shutil.rmtree(partial, ignore_errors=True)
-        sets = load_task(job.config.shards, job.config.task)
+        sets = cached_sets(job.config.shards, job.config.task)
         prepare(partial, _network(job.config), job.plan, _views(job.config, torch.device("cpu")), sets)
         for split, data in sets.items():
             units += [{"key": key, "split": split, "start": n, "stop": min(n + ROWS, len(data))}
@@ -129,7 +137,7 @@ def _fill_unit(batch: dict[str, Any], jobs: Mapping[str, _Job], root: str, on_gp
     key, split = str(batch["key"][0]), str(batch["split"][0])
     job, device = jobs[key], best_device() if on_gpu else torch.device("cpu")
     network = _remembered(job.config.model_dump_json()).to(device)
-    data = load_task(job.config.shards, job.config.task)[split]
+    data = cached_sets(job.config.shards, job.config.task)[split]
     rows = np.arange(int(batch["start"][0]), int(batch["stop"][0]))
     fill(_partial(Path(root), key), network, job.plan, _views(job.config, device), data, split, rows, device)
     return {"rows": np.array([len(rows)])}
@@ -145,6 +153,6 @@ def _partial(root: Path, key: str) -> Path:
 
 
 def _views(config: FinetuneConfig, device: torch.device) -> ImageViews:
-    sets = load_task(config.shards, config.task)
+    sets = cached_sets(config.shards, config.task)
     everything = np.arange(len(sets["train"]))
     return ImageViews(config, sets, everything, config.resolved_px(), PlainContext(device))

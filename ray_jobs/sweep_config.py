@@ -34,7 +34,8 @@ class SweepConfig(Config):
     Attributes:
         run_dir: folder of the sweep.
         shards: folder that `usfm ingest` wrote.
-        tasks: the tasks.
+        tasks: the tasks. Of one with split_by=folds, the trial with seed s tests fold `s % folds`: with seeds 0 to
+            folds - 1 each patient is tested once, and its own `fold` stays 0.
         inits: name -> "scratch", or what `init` of a fine-tuning takes (a run, a bundle, a weight file), or a
             mapping of `FinetuneConfig` values of its own, e.g. `{network: resnet50}` for a baseline; its key
             `tasks` names the tasks that it is for, where it does not fit all. Every name becomes a curve.
@@ -103,7 +104,7 @@ class Study:
     Attributes:
         task: the task.
         init: name of the initialisation.
-        values: of `FinetuneConfig`, without fraction, seed and run_dir.
+        values: of `FinetuneConfig`, without task, fraction, seed and run_dir.
         folder: of the sweep.
     """
 
@@ -119,7 +120,8 @@ class Study:
             ConfigError: a key or value is wrong.
         """
         name, run = f"{self.task.name}-{self.init}-{fraction:g}-{seed}", {"fraction": fraction, "seed": seed}
-        config = FinetuneConfig.build(merged(self.values, nested(searched or {}), run))
+        task = {"task": self.task.of_seed(seed).model_dump()}
+        config = FinetuneConfig.build(merged(self.values, nested(searched or {}), run, task))
         read = config.model_dump(mode="json")
         values = {key: value_at(read, key) for key in searched or ()}  # as they were read: 1 may be 1.0
         if values:
@@ -138,6 +140,12 @@ def studies(config: SweepConfig) -> list[Study]:
     names = [task.name for task in config.tasks]
     if len(set(names)) < len(names):
         raise ConfigError(f"two tasks have one name: {', '.join(names)}")
+    for task in config.tasks:
+        if task.fold:
+            raise ConfigError(
+                f"task {task.name} sets fold {task.fold}, which a sweep takes from each trial's seed (seed s tests "
+                f"fold s % {task.folds}); leave it out, and choose seeds"
+            )
     entries = {name: {"init": e} if isinstance(e, str) else dict(e) for name, e in config.inits.items()}
     chosen = {name: entry.pop(ONLY, names) for name, entry in entries.items()}
     _require_known("per_task", config.per_task, names)
@@ -159,8 +167,7 @@ def studies(config: SweepConfig) -> list[Study]:
                     f"give `{task.name}: {{{init}: {{}}}}`"
                 )
             values = merged(config.finetune, config.per_task.get(task.name, {}), entry, of_task.get(init, {}))
-            common = {"shards": config.shards, "task": task.model_dump()}
-            made.append(Study(task, init, values | common, config.run_dir))
+            made.append(Study(task, init, values | {"shards": config.shards}, config.run_dir))
     if config.search is not None:
         _check_search(config, made)
     return made

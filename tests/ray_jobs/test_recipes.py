@@ -103,6 +103,9 @@ def test_the_frozen_recipe_is_90_trials_a_task_that_learn_from_the_cache() -> No
     made = [trial.config for trial in trials(sweep_of("frozen_probe.yaml")).values()]
     assert Counter(config.task.name for config in made) == {"heart_view": 90, "heart_phase": 90, "lung": 90}
     assert all(cacheable(config) for config in made)
+    # five seeds, five folds: every patient is tested once in each cell
+    assert Counter(config.task.fold for config in made) == dict.fromkeys(range(5), 54)
+    assert all((config.task.split_by, config.task.fold) == ("folds", config.seed % 5) for config in made)
 
 
 @pytest.mark.parametrize("name", names(FinetuneJobConfig))

@@ -62,7 +62,7 @@ def made_set() -> LabelledSet:
         ids=[f"i{n}" for n in range(COUNT)], groups=[f"p{n // 2}" for n in range(COUNT)], image=image,
         height=height, width=width, label=np.arange(COUNT) % 2, target=np.zeros((COUNT, 0), np.float32),
         mask=mask, pair=np.zeros((0, 64, 64), np.uint8), organs=["heart"] * 4 + ["lung"] * 4,
-        sources=["here"] * 6 + ["there"] * 2, licences=["CC0-1.0"] * COUNT,
+        sources=["here"] * 6 + ["there"] * 2, licences=["CC0-1.0"] * COUNT, splits=["test"] * COUNT,
         spacing_mm=np.array([0.5] * (COUNT - 1) + [np.nan]),
     )  # fmt: skip
 

@@ -275,7 +275,7 @@ def test_a_weighted_mean_has_the_interval_of_the_mean() -> None:
     runs = rng.normal(size=(2, 3, 30))
     expected = mean_score_over_seeds(list(runs[0]), list(runs[1]), groups, 400, seed=5)
     pairs = [[weighted_mean(run) for run in side] for side in runs]
-    assert vars(weighted_difference(*pairs, groups, 400, 5)) == pytest.approx(vars(expected))
+    assert vars(weighted_difference(*pairs, [groups] * len(pairs[0]), 400, 5)) == pytest.approx(vars(expected))
 
 
 def test_draws_without_a_score_do_not_count() -> None:

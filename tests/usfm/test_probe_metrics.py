@@ -8,6 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from usfm.data.folds import group_folds
 from usfm.metrics.intervals import (
     class_scores,
     class_scores_difference,
@@ -22,7 +23,6 @@ from usfm.metrics.probe import (
     choose_strength,
     choose_threshold,
     fit_token_map,
-    group_folds,
     knn_predict,
     linear_predict,
     token_shares,
@@ -85,16 +85,6 @@ def test_the_strength_that_generalises_is_chosen() -> None:
     strengths = [100.0, 1e-3]
     assert choose_strength(x, y, groups, strengths, seed=4) == max(strengths, key=score)
     assert choose_strength(x, y, ["one"] * 60 + ["two"] * 60, strengths, seed=4) == 100.0  # too few patients
-
-
-def test_folds_never_cut_a_patient_and_score_every_row_once() -> None:
-    y = np.tile([0, 1, 1], 40)
-    groups = [f"p{n // 4}" for n in range(120)]
-    folds = group_folds(y, groups, 5, seed=1)
-    assert set(folds.tolist()) == set(range(5))
-    for group in set(groups):
-        assert len({f for f, g in zip(folds.tolist(), groups, strict=True) if g == group}) == 1
-    assert np.array_equal(folds, group_folds(y, groups, 5, seed=1))
 
 
 def test_class_scores_are_those_of_scikit_learn() -> None:

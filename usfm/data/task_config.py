@@ -41,7 +41,12 @@ class TaskConfig(Config):
             class that no class names; left out, it is background.
         missing: what becomes of a row without the mask, the pair or the pixel size that the task needs.
         split_by: "split" trains and tests on the splits of ingest; "source" trains on the training and validation
-            splits of some sources and tests on every row of others, none of whose labels are seen before.
+            splits of some sources and tests on every row of others, none of whose labels are seen before; "folds"
+            deals the known patients of all splits into folds (`usfm.data.folds`), so that runs of every fold
+            together test each of them once. Rows whose patient is not known train.
+        folds: of split_by=folds: how many.
+        fold: of split_by=folds: the one that is tested, in [0, folds); the next one validates, all others train. A
+            sweep sets it (`of_seed`).
         train_sources: of split_by=source.
         test_sources: of split_by=source.
         canvas_px: see `usfm.data.stream.StreamConfig`.
@@ -60,7 +65,9 @@ class TaskConfig(Config):
     measure: Literal["circumference"] | None = None
     unlisted: Literal["leave_out", "refuse"] = "leave_out"
     missing: Literal["leave_out", "refuse"] = "refuse"
-    split_by: Literal["split", "source"] = "split"
+    split_by: Literal["split", "source", "folds"] = "split"
+    folds: int = Field(default=5, ge=3)
+    fold: int = Field(default=0, ge=0)
     train_sources: list[str] = []
     test_sources: list[str] = []
     canvas_px: int = Field(default=256, ge=16)
@@ -111,7 +118,7 @@ class TaskConfig(Config):
     @model_validator(mode="after")
     def _sources_fit(self) -> Self:
         train, test = set(self.train_sources), set(self.test_sources)
-        if self.split_by == "split" and train | test:
+        if self.split_by != "source" and train | test:
             raise ValueError("train_sources and test_sources are for split_by=source; set that, or use sources")
         if self.split_by == "source" and (not train or not test or train & test or self.sources is not None):
             raise ValueError(
@@ -119,6 +126,22 @@ class TaskConfig(Config):
                 f"{self.train_sources}, {self.test_sources}, {self.sources}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _folds_fit(self) -> Self:
+        stated = self.fold, self.folds
+        if self.split_by != "folds" and stated != (0, 5):
+            raise ValueError(
+                f"fold {self.fold} and folds {self.folds} are for split_by=folds, this task has "
+                f"split_by={self.split_by}; set that, or leave them out"
+            )
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is none of {self.folds} folds; they are 0 to {self.folds - 1}")
+        return self
+
+    def of_seed(self, seed: int) -> Self:
+        """The task as a sweep's run with this seed has it: with split_by=folds, fold `seed % folds` is tested."""
+        return self.model_copy(update={"fold": seed % self.folds}) if self.split_by == "folds" else self
 
     @property
     def class_names(self) -> list[str]:

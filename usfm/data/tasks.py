@@ -6,23 +6,28 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from usfm.data.codec import decode_grey
+from usfm.data.folds import deal, parts
 from usfm.data.labelled_rows import LabelledRow, choose_labelled
 from usfm.data.schema import SPLITS
 from usfm.data.shard_reader import ShardReader
 from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
 
-__all__ = ["LabelledSet", "TaskConfig", "fraction_rows", "label_fraction", "load_split", "load_task", "strata"]
+__all__ = [
+    *("LabelledSet", "TaskConfig", "fraction_rows", "label_fraction", "load_folds", "load_split", "load_task"),
+    "strata",
+]
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """The rows of one split, decoded.
+    """The rows of one part of a task (train, val or test), decoded.
 
     Attributes:
         ids: row ids.
@@ -39,6 +44,7 @@ class LabelledSet:
         organs: organ of each row.
         sources: source of each row.
         licences: licence of each row.
+        splits: split of each row in the shards; pre-training saw the images of "train", without labels.
         spacing_mm: (n,) float64 mm per pixel, NaN where not known.
         left_out: how many rows (multilabel: or single names) the task does not use, by reason.
     """
@@ -55,11 +61,22 @@ class LabelledSet:
     organs: list[str]
     sources: list[str]
     licences: list[str]
+    splits: list[str]
     spacing_mm: npt.NDArray[np.float64]
     left_out: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "LabelledSet":
+        """Some of the rows, copied; `left_out` stays that of all."""
+
+        def of(values: Any) -> Any:
+            if isinstance(values, np.ndarray):
+                return values[rows] if len(values) else values  # of masks or pairs that the task does not have
+            return [values[row] for row in rows] if isinstance(values, list) else values
+
+        return LabelledSet(**{name: of(values) for name, values in vars(self).items()})
 
     def view_scale(self, task: TaskConfig) -> npt.NDArray[np.float64]:
         """(n,) what a network's answer for each whole image is multiplied by to be the target."""
@@ -68,14 +85,25 @@ class LabelledSet:
 
 
 def load_task(shards: str, task: TaskConfig) -> dict[str, LabelledSet]:
-    """All splits of a task. Decoded once per process; treat the arrays as read-only.
+    """Train, val and test of a task. Decoded once per process, for all folds; treat the arrays as read-only.
 
     Raises:
         DataError: a row that the task refuses (it is named), a class without rows in the training split, an empty
-            split, or one on which the selecting score is not defined.
+            split, one on which the selecting score is not defined, or fewer patients than folds.
         ShardError: shards are missing or hold none of the organs.
     """
-    return _load(shards, task.model_dump_json())
+    return (_load_fold if task.split_by == "folds" else _load)(shards, task.model_dump_json())
+
+
+def load_folds(shards: str, task: TaskConfig) -> tuple[LabelledSet, dict[str, npt.NDArray[np.int64]]]:
+    """Every row of a task in folds, and which of them are train, val and test at the task's `fold`.
+
+    Raises:
+        DataError: as of `load_task`.
+        ShardError: as of `load_task`.
+    """
+    every, number = _deal(shards, task.model_copy(update={"fold": 0}).model_dump_json())
+    return every, parts(number, task.fold, task.folds)
 
 
 def load_split(shards: str, task: TaskConfig, split: str) -> LabelledSet:
@@ -90,20 +118,47 @@ def load_split(shards: str, task: TaskConfig, split: str) -> LabelledSet:
         DataError: a row that the task refuses (it is named), or no rows.
         ShardError: shards are missing or hold none of the organs.
     """
-    return _decode_split(ShardReader(shards), shards, task, split)
+    if task.split_by == "folds" and split != "all":
+        every, rows = load_folds(shards, task)
+        return every.take(rows[split])
+    return _decode(*_choose(ShardReader(shards), shards, task, split))
 
 
 @lru_cache(maxsize=4)
 def _load(shards: str, task_json: str) -> dict[str, LabelledSet]:
     task, reader = TaskConfig.model_validate_json(task_json), ShardReader(shards)
-    sets = {split: _decode_split(reader, shards, task, split) for split in SPLITS}
-    _require_classes(sets["train"], task, shards)
+    return _checked({split: _decode(*_choose(reader, shards, task, split)) for split in SPLITS}, task, shards)
+
+
+@lru_cache(maxsize=1)  # copies of rows; trials take turns at folds, and one trial asks several times
+def _load_fold(shards: str, task_json: str) -> dict[str, LabelledSet]:
+    task = TaskConfig.model_validate_json(task_json)
+    every, rows = load_folds(shards, task)
+    where = f"{shards} (fold {task.fold} of {task.folds})"
+    return _checked({split: every.take(of_split) for split, of_split in rows.items()}, task, where)
+
+
+@lru_cache(maxsize=4)
+def _deal(shards: str, task_json: str) -> tuple[LabelledSet, npt.NDArray[np.int64]]:
+    """Every row, and its fold."""
+    task = TaskConfig.model_validate_json(task_json)
+    chosen, _, left_out = _choose(ShardReader(shards), shards, task, "all")
+    every = _decode(chosen, task, left_out)
+    patients = [one.row["group"] for one in chosen]
+    return every, deal(patients, strata(every, task), task.folds, f"task {task.name} in {shards}")
+
+
+def _checked(sets: dict[str, LabelledSet], task: TaskConfig, where: str) -> dict[str, LabelledSet]:
+    _require_classes(sets["train"], task, where)
     for split in ("val", "test"):
-        _require_both(sets[split], task, f"{split} rows in {shards}")
+        _require_both(sets[split], task, f"{split} rows in {where}")
     return sets
 
 
-def _decode_split(reader: ShardReader, shards: str, task: TaskConfig, split: str) -> LabelledSet:
+def _choose(
+    reader: ShardReader, shards: str, task: TaskConfig, split: str
+) -> tuple[list[LabelledRow], TaskConfig, dict[str, int]]:
+    """The arguments of `_decode`: the rows of a split, the task, and how many rows are left out."""
     sources, splits = task.sources, SPLITS if split == "all" else (split,)
     if task.split_by == "source" and split == "test":
         sources, splits = task.test_sources, SPLITS
@@ -117,22 +172,22 @@ def _decode_split(reader: ShardReader, shards: str, task: TaskConfig, split: str
             f"task {task.name}: no {split} rows {asked}in {shards}; check organs, sources and classes against "
             "`usfm ingest`'s table, or change split.seed"
         )
-    return _decode(chosen, task, left_out)
+    return chosen, task, left_out
 
 
-def _require_classes(train: LabelledSet, task: TaskConfig, shards: str) -> None:
+def _require_classes(train: LabelledSet, task: TaskConfig, where: str) -> None:
     """A class that no training row shows cannot be learnt; nor, of several labels, one that every row shows."""
     if task.kind == "multilabel":
         counts = train.target.sum(axis=0)
         for name, count in zip(task.class_names, counts, strict=True):
             if count in (0, len(train)):
                 which = "no training rows" if count == 0 else "no training rows without it"
-                raise DataError(f"task {task.name}: class {name!r} has {which} in {shards}")
+                raise DataError(f"task {task.name}: class {name!r} has {which} in {where}")
         return
     present = np.unique(train.mask) if task.kind == "segmentation" else np.unique(train.label)
     for number, name in enumerate(task.class_names):
         if number not in present:
-            raise DataError(f"task {task.name}: class {name!r} has no training rows in {shards}")
+            raise DataError(f"task {task.name}: class {name!r} has no training rows in {where}")
 
 
 def _require_both(scored: LabelledSet, task: TaskConfig, which: str) -> None:
@@ -173,6 +228,7 @@ def _decode(chosen: Sequence[LabelledRow], task: TaskConfig, left_out: dict[str,
         organs=[row["organ"] for row in rows],
         sources=[row["source"] for row in rows],
         licences=[row["licence"] for row in rows],
+        splits=[row["split"] for row in rows],
         spacing_mm=np.array([row["spacing_mm"] or np.nan for row in rows], np.float64),
         left_out=left_out,
     )

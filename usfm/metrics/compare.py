@@ -1,5 +1,7 @@
 """Two ways of training compared on the same test items: the difference, its interval, and two tests of it.
 
+Runs k of both ways have the same items; other runs may have others (folds), and patients are pooled over the runs.
+
 The interval (bootstrap over patients, Student over seeds, see `usfm.metrics.intervals`) is the statement. The p
 values are a second view of the same patients: they ask whether these differences would be a surprise if the two
 ways were one, and say nothing of other training seeds.
@@ -37,8 +39,8 @@ class Comparison:
             as far (two-sided).
         p_wilcoxon: signed ranks of the patients' mean differences of `value` (two-sided); 1 where none differs.
         seeds: pairs of runs.
-        groups: patients.
-        items: test items.
+        groups: patients, over all runs.
+        items: test items, over all runs.
     """
 
     metric: str
@@ -75,23 +77,32 @@ def compare(
         seed: of the bootstrap and of the exchanges.
 
     Raises:
-        DataError: the runs do not stand side by side: no runs, other numbers of runs, or other test items.
+        DataError: the runs do not stand side by side: no runs, other numbers of runs, or a pair with other items.
     """
     if not first or len(first) != len(second):
         raise DataError(f"{len(first)} runs against {len(second)}; pair them by training seed")
-    order = [str(item["id"]) for item in first[0]]
-    a, b = ([_in_order(items, order) for items in runs] for runs in (first, second))
-    groups = [str(item["group"]) for item in a[0]]
+    # runs of one test set in one order; of each other set in its own
+    orders: dict[frozenset[str], list[str]] = {}
+    for items in first:
+        ids = [str(item["id"]) for item in items]
+        orders.setdefault(frozenset(ids), ids)
+    a, b = [], []
+    for one, other in zip(first, second, strict=True):
+        order = orders[frozenset(str(item["id"]) for item in one)]
+        a.append(_in_order(one, order))
+        b.append(_in_order(other, order))
+    groups = [[str(item["group"]) for item in items] for items in a]
     ours, theirs = ([selecting_score(metric, items, classes) for items in runs] for runs in (a, b))
-    values = [np.mean([column(items, "value") for items in runs], axis=0) for runs in (a, b)]
+    patient = {str(item["id"]): str(item["group"]) for items in a for item in items}
+    values = [_mean_values(runs, list(patient)) for runs in (a, b)]
     return Comparison(
         metric,
         weighted_difference(ours, theirs, groups, draws, seed),
         _permutation(a, b, metric, classes, groups, seed),
-        _wilcoxon(values[0] - values[1], groups),
+        _wilcoxon(values[0] - values[1], list(patient.values())),
         len(a),
-        len(set(groups)),
-        len(order),
+        len(set(patient.values())),
+        len(patient),
     )
 
 
@@ -124,21 +135,35 @@ def _in_order(items: Items, order: Sequence[str]) -> Items:
     return [by_id[name] for name in order]
 
 
+def _mean_values(runs: Sequence[Items], order: Sequence[str]) -> Floats:
+    """Mean `value` of each item over the runs that have it, (n,)."""
+    place = {name: n for n, name in enumerate(order)}
+    total, count = np.zeros(len(order)), np.zeros(len(order))
+    for items in runs:
+        here = [place[str(item["id"])] for item in items]
+        total[here] += column(items, "value")
+        count[here] += 1
+    return total / count
+
+
 def _permutation(
-    first: Sequence[Items], second: Sequence[Items], metric: str, classes: Sequence[str], groups: Sequence[str],
-    seed: int,
+    first: Sequence[Items], second: Sequence[Items], metric: str, classes: Sequence[str],
+    groups: Sequence[Sequence[str]], seed: int,
 ) -> float:  # fmt: skip
     """Exchange the answers of whole patients between the sides, the same patients in every pair of runs."""
-    members: Ints = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
-    exchanged = _exchanges(int(members.max()) + 1, seed)  # (P, groups); row 0 exchanges nothing
+    number = {name: n for n, name in enumerate(sorted({name for of_run in groups for name in of_run}))}
+    members: list[Ints] = [np.array([number[name] for name in of_run], np.int64) for of_run in groups]
+    exchanged = _exchanges(len(number), seed)  # (P, groups); row 0 exchanges nothing
     # both answers of every item in one list; weights choose which of them stands on a side
     scores = [selecting_score(metric, [*a, *b], classes) for a, b in zip(first, second, strict=True)]
     moved = np.zeros(len(exchanged))
-    at_once = max(1, WEIGHTS_AT_ONCE // (2 * len(members)))
+    at_once = max(1, WEIGHTS_AT_ONCE // (2 * max(map(len, members))))
     for start in range(0, len(exchanged), at_once):
-        swapped = exchanged[start : start + at_once, members]  # (p, n)
-        one, other = np.concatenate([1 - swapped, swapped], axis=1), np.concatenate([swapped, 1 - swapped], axis=1)
-        moved[start : start + at_once] = sum(of(one) - of(other) for of in scores)
+        for of, of_run in zip(scores, members, strict=True):
+            swapped = exchanged[start : start + at_once, of_run]  # (p, n)
+            one = np.concatenate([1 - swapped, swapped], axis=1)
+            other = np.concatenate([swapped, 1 - swapped], axis=1)
+            moved[start : start + at_once] += of(one) - of(other)
     moved = np.abs(moved[~np.isnan(moved)])
     # the observed exchange is row 0, so p is never 0; rounding must not part equal sums
     return float((moved >= moved[0] - 1e-9).mean())

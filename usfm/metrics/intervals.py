@@ -145,17 +145,49 @@ def weighted_scores(
 
 
 def weighted_difference(
-    first: Sequence[WeightedScore], second: Sequence[WeightedScore], groups: Sequence[str], draws: int, seed: int
+    first: Sequence[WeightedScore],
+    second: Sequence[WeightedScore],
+    groups: Sequence[Sequence[str]],
+    draws: int,
+    seed: int,
 ) -> Score:
-    """First minus second of any weighted score, averaged over S pairs of runs on the same items.
+    """First minus second of any weighted score, averaged over S pairs of runs.
 
-    Run k of `first` is paired with run k of `second`. The interval is that of `class_scores_over_seeds`: patients
-    and, for S > 1, runs.
+    Run k of `first` and of `second` were scored on the same items; those of another pair may be others (folds). One
+    draw of the patients of all runs together serves every run, with the weights of its own items. The interval is
+    that of `class_scores_over_seeds`: patients and, for S > 1, runs. A draw's difference is the mean over the runs
+    where it is defined; a run whose own difference is not (AUROC of one class) does not count at all.
+
+    Args:
+        first: score of each run of one kind.
+        second: of each run of the other kind.
+        groups: of each pair the patient of each item.
+        draws: bootstrap samples.
+        seed: of the samples.
     """
-    ones, weights = np.ones((1, len(groups))), _weights(groups, draws, seed)[:, _members(groups)]
-    pairs = list(zip(first, second, strict=True))
-    differences = np.array([float(a(ones)[0] - b(ones)[0]) for a, b in pairs])
-    return _joined(differences, np.stack([a(weights) - b(weights) for a, b in pairs]))
+    patients = [name for of_run in groups for name in of_run]
+    members, weights = _members(patients), _weights(patients, draws, seed)
+    differences, drawn, start = [], [], 0
+    for a, b, of_run in zip(first, second, groups, strict=True):
+        ones = np.ones((1, len(of_run)))
+        differences.append(float(a(ones)[0] - b(ones)[0]))
+        drawn.append(_drawn(a, b, weights[:, members[start : start + len(of_run)]]))
+        start += len(of_run)
+    defined = ~np.isnan(differences)
+    if not defined.any():
+        return Score(float("nan"), float("nan"), float("nan"))
+    return _joined(np.array(differences)[defined], np.stack(drawn)[defined])
+
+
+def _drawn(a: WeightedScore, b: WeightedScore, weights: Floats) -> Floats:
+    """Difference in each draw (D,) from weights (D, n); NaN where no item of this run has a weight."""
+    met = weights.any(axis=1)
+    if met.all():
+        return a(weights) - b(weights)
+    made = np.full(len(weights), np.nan)
+    if met.any():
+        made[met] = a(weights[met]) - b(weights[met])
+    return made
 
 
 def _ratio(total: Floats) -> Floats:
@@ -179,9 +211,15 @@ def _over_seeds(of: Callable[[Floats], Floats], sides: Sequence[Floats], weights
 
 
 def _joined(differences: Floats, drawn: Floats) -> Score:
-    """The interval that `_over_seeds` states, of differences of runs (S,) and their bootstrap draws (S, D)."""
+    """The interval that `_over_seeds` states, of differences of runs (S,) and their bootstrap draws (S, D).
+
+    A draw is averaged over the runs where it is defined (not NaN).
+    """
     value, runs = float(differences.mean()), len(differences)
-    low, high = _percentiles(drawn.mean(axis=0))
+    defined = ~np.isnan(drawn)
+    among = defined.sum(axis=0)
+    total = np.where(defined, drawn, 0.0).sum(axis=0)
+    low, high = _percentiles(np.divide(total, among, out=np.full(len(total), np.nan), where=among > 0))
     if runs == 1 or np.isnan(low):
         return Score(value, low, high)
     half = student.ppf((1 + LEVEL) / 2, runs - 1) * differences.std(ddof=1) / np.sqrt(runs)

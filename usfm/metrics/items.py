@@ -1,7 +1,7 @@
 """What a network said of each item, as rows of a table: one function for each kind of task.
 
-Every row has `id, group, organ, source, value`; `value` is what the selecting score is the mean of, where it is a
-mean. Then by kind:
+Every row has `id, group, organ, source, split, value`; `split` is that of the shards, and `value` what the
+selecting score is the mean of, where it is a mean. Then by kind:
 
 - classification: `truth, predicted, probability` (of the predicted class), `p_<class>`; value 1 = right, 0 = wrong;
 - multilabel: `truth, predicted` (names that are on, joined by ";"; on = probability above
@@ -116,7 +116,7 @@ def _region(data: LabelledSet, number: int, size: Sequence[int]) -> npt.NDArray[
 
 def _common(data: LabelledSet, number: int, value: float) -> Row:
     return {"id": data.ids[number], "group": data.groups[number], "organ": data.organs[number],
-            "source": data.sources[number], "value": value}  # fmt: skip
+            "source": data.sources[number], "split": data.splits[number], "value": value}  # fmt: skip
 
 
 def _joined(names: Sequence[str], on: Sequence[bool]) -> str:

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
+from usfm.data.folds import group_folds
 from usfm.metrics.classification import balanced_accuracy
 
 __all__ = [
     "choose_strength",
     "choose_threshold",
     "fit_token_map",
-    "group_folds",
     "knn_predict",
     "linear_predict",
     "token_shares",
@@ -92,15 +91,6 @@ def choose_strength(fit: Floats, labels: Ints, groups: list[str], strengths: lis
             predicted[out] = linear_predict(fit[~out], labels[~out], fit[out], strength)
         scores.append(balanced_accuracy(predicted, labels))
     return strengths[int(np.argmax(scores))]
-
-
-def group_folds(labels: Ints, groups: list[str], folds: int, seed: int) -> Ints:
-    """Fold of each row, (n,) in [0, folds): whole groups, classes spread evenly (scikit-learn)."""
-    number = np.empty(len(labels), np.int64)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
-    for fold, (_, out) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
-        number[out] = fold
-    return number
 
 
 def fit_token_map(tokens: Floats, shares: Floats) -> tuple[Floats, Floats]:

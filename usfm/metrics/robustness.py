@@ -72,7 +72,7 @@ def _row(clean: Evaluation, worse: Evaluation, kind: str, severity: int, seed: i
     groups = [item["group"] for item in clean.per_item]
     before, after = (selecting_score(clean.metric, e.per_item, clean.classes) for e in (clean, worse))
     better, worst = (before, after) if HIGHER_IS_BETTER[clean.metric] else (after, before)
-    drop = weighted_difference([better], [worst], groups, DRAWS, seed)
+    drop = weighted_difference([better], [worst], [groups], DRAWS, seed)
     return {
         "corruption": kind, "severity": severity, "metric": clean.metric,
         **asdict(weighted_score(after, groups, DRAWS, seed)),

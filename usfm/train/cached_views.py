@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from usfm.data.tasks import fraction_rows, load_task
+from usfm.data.tasks import fraction_rows, load_folds, load_task
 from usfm.metrics.evaluation import Evaluation, evaluate
 from usfm.models.task_model import TaskModel
 from usfm.train.context import WorkerContext
@@ -38,17 +38,20 @@ class CachedViews:
         train = self._sets["train"]
         chosen = fraction_rows(train, config.task, config.fraction, config.seed)
         self._images = ImageViews(config, self._sets, chosen, config.resolved_px(), context)
+        # of a task in folds the cache holds every row under "train", whatever part of this fold it is in
+        self._places = load_folds(config.shards, config.task)[1] if config.task.split_by == "folds" else None
         self._known: nn.Module | None = None
 
     def batch(self, step: int) -> Batch:
         """See `Views`; the inputs are row numbers."""
         rows, _ = self._images.rows(step)
         ids = [self._sets["train"].ids[int(row)] for row in rows]
-        return Batch(rows, self._cache.targets(rows).to(self._device), ids)
+        targets = self._cache.targets(self._cached("train", rows)[1])
+        return Batch(rows, targets.to(self._device), ids)
 
     def answer(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """See `Views`."""
-        images = self._cache.images(batch.inputs).to(self._device)
+        images = self._cache.images(self._cached("train", batch.inputs)[1]).to(self._device)
         network = self._checked(model)
         said: tuple[torch.Tensor, list[torch.Tensor]] = network.from_features(
             *self._features(network, "train", batch.inputs), images, auxiliary=True
@@ -65,8 +68,12 @@ class CachedViews:
     def _features(
         self, network: TaskModel, split: str, rows: npt.NDArray[np.int64]
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        taken, normed = self._cache.features(split, rows, network.head.blocks)
+        taken, normed = self._cache.features(*self._cached(split, rows), network.head.blocks)
         return [tokens.to(self._device) for tokens in taken], normed.to(self._device)
+
+    def _cached(self, split: str, rows: npt.NDArray[np.int64]) -> tuple[str, npt.NDArray[np.int64]]:
+        """Where the cache has some rows of a part of the task."""
+        return (split, rows) if self._places is None else ("train", self._places[split][rows])
 
     def _checked(self, model: nn.Module) -> TaskModel:
         if not isinstance(model, TaskModel):

@@ -7,6 +7,8 @@ One folder per encoder and task, flat, memory-mapped by those who read it:
   train-target.npy        what the loss takes for each of them
   <split>-normed.npy      (n, 1 + N, D) float32 tokens after the final norm, for train, val and test
   <split>-block-<k>.npy   the same after block k, for every block that one of the heads takes
+
+Of a task in folds every fold takes its rows from one cache: "train" there holds all rows, and nothing else is kept.
 """
 
 import hashlib
@@ -21,8 +23,7 @@ import numpy.typing as npt
 import torch
 
 from usfm.data.augment import whole_images
-from usfm.data.schema import SPLITS
-from usfm.data.tasks import LabelledSet
+from usfm.data.tasks import LabelledSet, TaskConfig, load_folds, load_task
 from usfm.errors import DataError
 from usfm.file_hash import file_sha256
 from usfm.models.encoder import Encoder
@@ -31,7 +32,10 @@ from usfm.train.durable import publish_folder
 from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.finetune_views import ImageViews
 
-__all__ = ["CachePlan", "FeatureCache", "cacheable", "encoder_digest", "fill", "prepare", "seal"]
+__all__ = [
+    *("CachePlan", "FeatureCache", "cacheable", "cached_sets", "encoder_digest", "fill", "prepare", "seal"),
+    "task_key",
+]
 
 INDEX = "index.json"
 Rows = npt.NDArray[np.int64]
@@ -42,6 +46,20 @@ def cacheable(config: FinetuneConfig) -> bool:
     whole = config.views == "whole" and config.inference.mode == "whole"
     degraded = config.task.degrade is not None or config.degrade_views is not None
     return config.network == USFM and config.freeze_encoder and whole and not degraded
+
+
+def cached_sets(shards: str, task: TaskConfig) -> dict[str, LabelledSet]:
+    """The rows that a cache of a task holds, by the names of its files.
+
+    Raises:
+        UsfmError: as of `usfm.data.tasks.load_task`.
+    """
+    return {"train": load_folds(shards, task)[0]} if task.split_by == "folds" else load_task(shards, task)
+
+
+def task_key(task: TaskConfig) -> str:
+    """What of a task its cache depends on, as JSON: not on the fold that is tested."""
+    return task.model_copy(update={"fold": 0}).model_dump_json()
 
 
 def encoder_digest(encoder: Encoder) -> str:
@@ -60,7 +78,7 @@ class CachePlan:
     Attributes:
         encoder: see `encoder_digest`.
         shards: fingerprint.
-        task: the task as JSON.
+        task: the task, see `task_key`.
         blocks: blocks (counted from 1) whose tokens are kept beside those after the final norm.
     """
 
@@ -100,14 +118,14 @@ def prepare(
         network: with the frozen encoder.
         plan: what to keep.
         views: of the training rows, for the shape of a target.
-        sets: the rows by split.
+        sets: see `cached_sets`.
     """
     partial.mkdir(parents=True)
     one = views.look(np.zeros(1, np.int64), np.zeros(1, np.int64))
     tokens = (1 + network.encoder.config.grid**2, network.encoder.config.width)
     shapes = {"train-images": (np.float32, one.inputs.shape[1:]),
               "train-target": (_numpy_type(one.target), one.target.shape[1:])}  # fmt: skip
-    for split in SPLITS:
+    for split in sets:
         shapes |= {f"{split}-{level}": (np.float32, tokens) for level in _levels(plan.blocks)}
     for name, (dtype, shape) in shapes.items():
         count = len(sets[name.partition("-")[0]])

@@ -217,6 +217,7 @@ def _spec(
             f"val_{METRIC[task.kind]}": score,
             "fraction": config.fraction,
             "init": Path(config.init).name,
+            **({"fold": task.fold} if task.split_by == "folds" else {}),
         },
     )
 

@@ -28,12 +28,15 @@ def parts(tables: SweepTables, task: str, column: str, fraction: float) -> list[
     for init in tables.inits:
         runs = tables.runs(task, init, fraction)
         for value in sorted({row[column] for run in runs.values() for row in run}):
-            chosen = [[row for row in run if row[column] == value] for run in runs.values()]
+            parted = [[row for row in run if row[column] == value] for run in runs.values()]
+            chosen = [run for run in parted if run]  # a fold may have none of them
+            tested = [row for run in chosen for row in run]
             score = runs_score(metric, tables.task_configs[task].class_names, chosen)
             made.append({
                 "task": task, column: value, "init": init, "fraction": fraction, "metric": metric,
-                "value": score.value, "low": score.low, "high": score.high, "seeds": len(runs),
-                "test_items": len(chosen[0]), "test_groups": len({row["group"] for row in chosen[0]}),
+                "value": score.value, "low": score.low, "high": score.high, "seeds": len(chosen),
+                "test_items": len({row["id"] for row in tested}),
+                "test_groups": len({row["group"] for row in tested}),
             })  # fmt: skip
     return made
 

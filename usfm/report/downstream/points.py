@@ -1,10 +1,12 @@
 """Label efficiency in numbers: points of the curves, paired differences, and what a score was worth in labels.
 
+Runs of a task in folds have a test set each; what is said of a cell is said of all their patients together.
+
 Every interval is for other patients and other training runs: bootstrap over the test set's patients of the mean
 over seeds, joined with Student's t over the seeds (`usfm.metrics.intervals`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +17,10 @@ from usfm.metrics.intervals import Floats, Score, weighted_difference
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items, selecting_score
 from usfm.report.downstream.tables import SweepTables
 
-__all__ = ["Difference", "Match", "Point", "differences", "matches", "pairs", "points", "runs_score"]
+__all__ = [
+    *("Difference", "Match", "Point", "differences", "matches", "pairs", "points", "runs_score"),
+    "unseen_differences",
+]
 
 DRAWS, SEED = 1000, 0
 
@@ -35,8 +40,8 @@ class Point:
         items: training images of each seed.
         groups: training patients of each seed.
         score: mean over the seeds and its interval.
-        tested: test images.
-        patients: test patients.
+        tested: test images, over all seeds.
+        patients: test patients, over all seeds.
     """
 
     task: str
@@ -136,13 +141,13 @@ def points(tables: SweepTables, task: str) -> list[Point]:
         of_init = of_task[of_task.init == init].sort_values("seed")
         for fraction in sorted({float(value) for value in of_init.fraction}):
             rows, runs = of_init[of_init.fraction == fraction], tables.runs(task, init, fraction)
-            first, metric = next(iter(runs.values())), str(rows.metric.iloc[0])
+            tested, metric = [row for run in runs.values() for row in run], str(rows.metric.iloc[0])
             made.append(Point(
                 task, str(rows.kind.iloc[0]), metric, init, fraction,
                 tuple(int(seed) for seed in rows.seed), tuple(float(value) for value in rows.value),
                 tuple(int(n) for n in rows.train_items), tuple(int(n) for n in rows.train_groups),
-                runs_score(metric, tables.task_configs[task].class_names, list(runs.values())), len(first),
-                len({row["group"] for row in first}),
+                runs_score(metric, tables.task_configs[task].class_names, list(runs.values())),
+                len({row["id"] for row in tested}), len({row["group"] for row in tested}),
             ))  # fmt: skip
     return made
 
@@ -156,18 +161,38 @@ def pairs(tables: SweepTables) -> list[tuple[str, str]]:
 
 def differences(tables: SweepTables, task: str) -> list[Difference]:
     """Paired differences of a task at every fraction where both sides have a seed in common."""
+    return _differences(tables, task, lambda row: True)
+
+
+def unseen_differences(tables: SweepTables, task: str) -> list[Difference]:
+    """The same over the images that ingest held out for validation or test, of a task in folds; else none.
+
+    An encoder that was pre-trained on these shards never saw them, not even without their labels.
+    """
+    if tables.task_configs[task].split_by != "folds":
+        return []
+    return _differences(tables, task, lambda row: bool(row["split"] != "train"))
+
+
+def _differences(tables: SweepTables, task: str, keep: Callable[[Mapping[str, Any]], bool]) -> list[Difference]:
     of_task = tables.done[tables.done.task == task]
     metric = str(of_task.metric.iloc[0])
     made = []
     for init, base in pairs(tables):
         for fraction in sorted(set(of_task.fraction)):
-            first, second = (tables.runs(task, name, fraction) for name in (init, base))
+            first, second = (_kept(tables.runs(task, name, fraction), keep) for name in (init, base))
             seeds = sorted(set(first) & set(second))
             if seeds:
                 sides = [[runs[seed] for seed in seeds] for runs in (first, second)]
                 compared = compare(sides[0], sides[1], metric, tables.task_configs[task].class_names)
                 made.append(Difference(task, init, base, fraction, compared))
     return made
+
+
+def _kept(runs: Mapping[int, Items], keep: Callable[[Mapping[str, Any]], bool]) -> dict[int, Items]:
+    """The runs with some of their items; a run that keeps none is left out."""
+    kept = {seed: [row for row in run if keep(row)] for seed, run in runs.items()}
+    return {seed: run for seed, run in kept.items() if run}
 
 
 def matches(found: Sequence[Point], base: str | None) -> list[Match]:
@@ -193,11 +218,11 @@ def runs_score(metric: str, classes: Sequence[str], runs: Sequence[Items]) -> Sc
     Args:
         metric: one of `usfm.metrics.item_scores.METRIC`.
         classes: of the task, in the order of logits.
-        runs: items of each run, all in the same order.
+        runs: items of each run.
     """
     scores = [selecting_score(metric, run, classes) for run in runs]
     nothing = [_nothing] * len(runs)  # a score by itself is its difference to nothing
-    return weighted_difference(scores, nothing, [row["group"] for row in runs[0]], DRAWS, SEED)
+    return weighted_difference(scores, nothing, [[row["group"] for row in run] for run in runs], DRAWS, SEED)
 
 
 def _nothing(weights: Floats) -> Floats:

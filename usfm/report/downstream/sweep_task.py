@@ -15,15 +15,16 @@ from usfm.models.bundle import load_bundle
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import Drawn, draw_cases, worst
 from usfm.report.downstream.charts import curve_chart, difference_chart, reliability_chart
-from usfm.report.downstream.points import Difference, Match, Point, differences, matches, points
+from usfm.report.downstream.points import Difference, Match, Point, differences, matches, points, unseen_differences
 from usfm.report.downstream.robust import Grid, robust_grid
 from usfm.report.downstream.tables import SweepTables
 
 __all__ = ["TABLE_NAMES", "Calibration", "Claim", "TaskPart", "task_part"]
 
 TABLE_NAMES = (
-    *("points", "differences", "matches", "organs", "sources", "scores", "calibration", "robustness", "worst"),
-)  # fmt: skip
+    *("points", "differences", "unseen", "matches", "organs", "sources", "scores", "calibration", "robustness"),
+    "worst",
+)
 FEW_LABELS = 0.2  # the share of the labels at which the paper claims that its encoder holds
 WORST = 8
 
@@ -75,6 +76,7 @@ class TaskPart:
         most: largest label fraction.
         points: of the curves, by fraction.
         differences: paired, by pair and fraction.
+        unseen: the same differences over the images that pre-training never saw, of a task in folds; else none.
         matches: share of the labels that equals all labels from scratch.
         claim: with few labels; None where there is one fraction alone.
         curve: chart.
@@ -94,6 +96,7 @@ class TaskPart:
     most: float
     points: list[Point]
     differences: list[Difference]
+    unseen: list[Difference]
     matches: list[Match]
     claim: Claim | None
     curve: Markup
@@ -104,6 +107,17 @@ class TaskPart:
     cases: list[Drawn] = field(default_factory=list)
     absent: list[tuple[str, str]] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def folds_tested(self) -> int:
+        """How many folds the seeds of the first point tested."""
+        return len({self.config.of_seed(seed).fold for seed in self.points[0].seeds})
+
+    @property
+    def tested_once(self) -> bool:
+        """Whether these seeds tested every known patient exactly once."""
+        seeds = len(self.points[0].seeds)
+        return self.config.split_by == "folds" and self.folds_tested == seeds == self.config.folds
 
 
 def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
@@ -124,6 +138,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
         most=most,
         points=sorted(found, key=lambda point: (point.fraction, inits.index(point.init))),
         differences=compared,
+        unseen=unseen_differences(tables, name),
         matches=matched,
         claim=_claim(found, compared, lead, tables.base),
         curve=curve_chart(found, tables.inits, tables.base, matched[0] if matched else None),
@@ -133,6 +148,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
     )
     part.tables.update(
         points=[point.row() for point in part.points], differences=[of.row() for of in compared],
+        unseen=[of.row() for of in part.unseen],
         matches=[of.row() for of in matched],
         organs=by["organ"], sources=by["source"], scores=by["score"],
         calibration=part.calibration.rows if part.calibration else [],
@@ -144,16 +160,16 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
 def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> None:
     """Add what needs the shards and the kept bundles: the worst cases and the robustness."""
     name = part.config.name
-    try:
-        data = load_task(tables.config["shards"], part.config)["test"]
-    except UsfmError as error:
-        part.absent.append((f"worst cases and robustness of {name}", str(error)))
-        return
     for init in part.inits if robustness else [part.lead]:
         rows = tables.done
         rows = rows[(rows.task == name) & (rows.init == init) & (rows.fraction == part.most)]
         # the one whose bundle a sweep always keeps; chosen on the validation set, so it flatters nobody
         shown = rows.sort_values("val_value", ascending=not HIGHER_IS_BETTER[part.metric], kind="stable").iloc[0]
+        try:
+            data = load_task(tables.config["shards"], part.config.of_seed(int(shown.seed)))["test"]
+        except UsfmError as error:
+            part.absent.append((f"worst cases and robustness of {name}", str(error)))
+            return
         try:
             model, spec = load_bundle(tables.folder / str(shown.bundle))
         except UsfmError as error:

@@ -4,7 +4,8 @@ results.parquet   one row per trial: task, kind, init, network, fraction, seed, 
                   value (test), val_value, seconds, status ("ok", or why there is no score), bundle
                   ("" if it was not kept), score_<name>
 items.parquet     one row per test image of each trial that came to its end: task, init, fraction, seed, id, group,
-                  organ, source, value, and what the kind of task adds (see `usfm.metrics.evaluation`)
+                  organ, source, split (in the shards), value, and what the kind of task adds (see
+                  `usfm.metrics.items`)
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,13 +91,17 @@ class SweepTables:
         return made
 
     def runs(self, task: str, init: str, fraction: float) -> dict[int, list[dict[str, Any]]]:
-        """Items of each finished trial by seed, every one in the same order of ids.
+        """Items of each finished trial by seed, in the order of ids: one set, or of a task in folds one per fold.
 
         Raises:
-            DataError: the trials were not scored on the same items.
+            DataError: the trials of a fold (of a task without folds: all) were not scored on the same items, or two
+                folds share one.
         """
         runs = {key[3]: rows for key, rows in self._by_run.items() if key[:3] == (task, init, fraction)}
-        if len({tuple(row["id"] for row in rows) for rows in runs.values()}) > 1:
+        sets = {(self.task_configs[task].of_seed(seed).fold, tuple(row["id"] for row in rows))
+                for seed, rows in runs.items()}  # fmt: skip
+        folds, tested = {fold for fold, _ in sets}, [name for _, ids in sets for name in ids]
+        if len(sets) > len(folds) or len(set(tested)) < len(tested):
             raise DataError(
                 f"{self.folder}: seeds of {task} {init} at {fraction:g} were scored on different test items; "
                 "delete the older trials and run the sweep again"

@@ -8,13 +8,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from usfm.data.folds import group_folds
 from usfm.data.probe_set import ProbeSet, ProbeTask
 from usfm.metrics.intervals import Score, class_scores, mean_score
 from usfm.metrics.probe import (
     choose_strength,
     choose_threshold,
     fit_token_map,
-    group_folds,
     knn_predict,
     linear_predict,
     token_shares,
