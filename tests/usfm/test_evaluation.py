@@ -97,7 +97,7 @@ def test_masks_are_scored_at_the_stored_size(data: LabelledSet) -> None:
     fast = evaluate(model, data, task, PX, CPU, full=False)
     assert fast.value == got.value
     assert list(fast.scores) == ["dice"]
-    assert set(fast.per_item[0]) == {"id", "group", "organ", "source", "value"}
+    assert set(fast.per_item[0]) == {"id", "group", "organ", "source", "split", "value"}
 
 
 def test_several_classes_have_columns_of_their_own(data: LabelledSet) -> None:
