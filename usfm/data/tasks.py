@@ -20,7 +20,13 @@ from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
 
 __all__ = [
-    *("LabelledSet", "TaskConfig", "fraction_rows", "label_fraction", "load_folds", "load_split", "load_task"),
+    "LabelledSet",
+    "TaskConfig",
+    "fraction_rows",
+    "label_fraction",
+    "load_folds",
+    "load_split",
+    "load_task",
     "strata",
 ]
 

@@ -33,7 +33,14 @@ from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.finetune_views import ImageViews
 
 __all__ = [
-    *("CachePlan", "FeatureCache", "cacheable", "cached_sets", "encoder_digest", "fill", "prepare", "seal"),
+    "CachePlan",
+    "FeatureCache",
+    "cacheable",
+    "cached_sets",
+    "encoder_digest",
+    "fill",
+    "prepare",
+    "seal",
     "task_key",
 ]
 

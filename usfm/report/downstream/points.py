@@ -18,7 +18,14 @@ from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items, selecting_score
 from usfm.report.downstream.tables import SweepTables
 
 __all__ = [
-    *("Difference", "Match", "Point", "differences", "matches", "pairs", "points", "runs_score"),
+    "Difference",
+    "Match",
+    "Point",
+    "differences",
+    "matches",
+    "pairs",
+    "points",
+    "runs_score",
     "unseen_differences",
 ]
 
