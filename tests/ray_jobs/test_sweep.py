@@ -204,3 +204,12 @@ def test_nested_values_are_merged(small_shards: Path, tmp_path: Path) -> None:
     assert (made["view-scratch-1-0"].optim.lr, made["view-scratch-1-0"].optim.base_batch) == (5e-4, 8)
     assert made["head-scratch-1-0"].optim.lr == 1e-3
     assert (made["head-slow-1-0"].optim.lr, made["head-slow-1-0"].init) == (1e-5, "scratch")
+
+
+def test_a_seed_tests_its_own_fold(small_shards: Path, tmp_path: Path) -> None:
+    folds = {**VIEW, "canvas_px": 64, "split_by": "folds"}
+    config = config_of(small_shards, tmp_path, tasks=[folds], seeds=[0, 3, 7], fractions=[1.0])
+    made = [trial.config for trial in sweep.trials(config).values()]
+    assert [(trial.seed, trial.task.fold) for trial in made] == [(0, 0), (3, 3), (7, 2)]
+    with pytest.raises(ConfigError, match=r"task view sets fold 1, which a sweep takes from each trial's seed"):
+        sweep.trials(config_of(small_shards, tmp_path, tasks=[{**folds, "fold": 1}]))

@@ -12,7 +12,17 @@ from usfm.data.tasks import load_task
 from usfm.errors import DataError
 from usfm.train.cached_views import CachedViews
 from usfm.train.context import PlainContext
-from usfm.train.feature_cache import CachePlan, FeatureCache, cacheable, encoder_digest, fill, prepare, seal
+from usfm.train.feature_cache import (
+    CachePlan,
+    FeatureCache,
+    cacheable,
+    cached_sets,
+    encoder_digest,
+    fill,
+    prepare,
+    seal,
+    task_key,
+)
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.finetune_network import first_network
@@ -99,3 +109,24 @@ def test_what_changes_from_step_to_step_is_not_cached(small_shards: Path, tmp_pa
     assert not cacheable(config_of(small_shards, tmp_path, HEAD, degrade_views={}))
     assert not cacheable(config_of(small_shards, tmp_path, HEAD, inference={"mode": "sliding"}))
     assert not cacheable(config_of(small_shards, tmp_path, HEAD, network="unet", freeze_encoder=False))
+
+
+def test_all_folds_of_a_task_learn_from_one_cache(small_shards: Path, tmp_path: Path) -> None:
+    for fold in (0, 3):
+        task = {**VIEW, "split_by": "folds", "fold": fold}
+        config = config_of(small_shards, tmp_path / f"plain{fold}", task)
+        expected = finetune(config, PlainContext(CPU))
+        if fold == 0:
+            network, sets = first_network(config), cached_sets(config.shards, config.task)
+            plan = CachePlan(encoder_digest(network.encoder), "made", task_key(config.task), ())
+            views = ImageViews(config, sets, np.arange(len(sets["train"])), 32, PlainContext(CPU))
+            prepare(tmp_path / "partial", network, plan, views, sets)
+            every = np.arange(len(sets["train"]))
+            fill(tmp_path / "partial", network, plan, views, sets["train"], "train", every, CPU)
+            seal(tmp_path / "partial", tmp_path / "cache", plan)
+        assert task_key(config.task) == plan.task
+        cached_run = config_of(small_shards, tmp_path / f"cached{fold}", task)
+        context = PlainContext(CPU)
+        result = finetune(cached_run, context, CachedViews(cached_run, context, tmp_path / "cache"))
+        for key in ("value", "val_value"):
+            assert result[key] == pytest.approx(expected[key], abs=1e-5)
