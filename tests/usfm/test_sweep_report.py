@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from page_reading import Page
 from sweep_factory import TASKS, expected, write_sweep
 
@@ -197,3 +198,24 @@ def test_worst_cases_and_robustness_come_from_the_kept_bundles(small_shards: Pat
     assert len(robustness) == 2 * 19
     cost = pd.read_csv(tmp_path / "tables" / "cost.csv")
     assert cost.image_views.tolist() == [16, 16]  # two steps of eight
+
+
+def test_a_task_in_folds_is_reported_over_all_its_patients(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), inits=("dual", "scratch"), fractions=(0.2, 1.0), seeds=range(5))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["tasks"][0]["split_by"] = "folds"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    items = pd.read_parquet(folder / "items.parquet")
+    patient = items.group.str.split("/").str[1].astype(int)
+    items["split"] = np.where(patient % 3, "train", "test")
+    items[patient % 5 == items.seed].to_parquet(folder / "items.parquet")
+    found = points(read_sweep(folder), "head")
+    assert {(point.tested, point.patients, len(point.seeds)) for point in found} == {(60, 30, 5)}
+    page = Page(write_sweep_report(folder))
+    assert "every patient is tested once" in page.text
+    unseen = pd.read_csv(folder / "tables" / "unseen.csv")
+    assert set(zip(unseen.test_items, unseen.test_groups, strict=True)) == {(20, 10)}
+    # two seeds of one fold on other items, and one patient in two folds
+    items[patient % 5 == items.seed // 2].to_parquet(folder / "items.parquet")
+    with pytest.raises(DataError, match="were scored on different test items"):
+        points(read_sweep(folder), "head")
