@@ -7,7 +7,7 @@ import base64
 import importlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,7 @@ def run(config: DemoConfig, console: Console) -> Path:
         ("report", report),
         ("shards, ledger, quarantine", stages.ingest.output),
         ("pre-training run", stages.pretrain.run_dir),
+        ("label-efficiency report", swept / "report.html"),
         ("label-efficiency table", swept / "results.csv"),
         ("best heads", swept / "best"),
         ("serve them", f"usfm serve bundles={bundle_names}"),
@@ -132,20 +133,30 @@ def _serve(config: DemoConfig, stages: _Stages, bundles: Sequence[Path], archive
     settings = importlib.import_module("serve_apps.config").ServeConfig
     url = service.deploy(settings(bundles=[str(path) for path in bundles], port=config.port))
     try:
-        task = next(task for task in config.sweep.tasks if task.kind == "segmentation")
+        task, verb, asked = _question(config.sweep.tasks, {path.name for path in bundles})
         name, body, shown = _unseen(stages.ingest.output, task, Path(archive))
         began = time.perf_counter()
         # trust_env: a hospital's proxy settings must not catch a request to this very machine
         with httpx.Client(trust_env=False, timeout=REQUEST_TIMEOUT_S) as client:
-            answer = client.post(f"{url}/v1/segment?overlay=true", content=body)
+            answer = client.post(f"{url}/v1/{verb}", params=asked, content=body)
         seconds = time.perf_counter() - began
         if answer.status_code != httpx.codes.OK:
-            raise UsfmError(f"POST {url}/v1/segment answered {answer.status_code}: {answer.text[:300]}")
+            raise UsfmError(f"POST {url}/v1/{verb} answered {answer.status_code}: {answer.text[:300]}")
         document = answer.json()
-        overlay = base64.b64decode(document["overlay_png"])
-        return ServeSample(f"{url}/v1/segment", f"{name} ({len(body):,} bytes)", seconds, document, shown, overlay)
+        drawn = document.get("overlay_png") or document.get("enhanced_png")
+        overlay = base64.b64decode(drawn) if drawn else None
+        return ServeSample(f"{url}/v1/{verb}", f"{name} ({len(body):,} bytes)", seconds, document, shown, overlay)
     finally:
         service.undeploy()
+
+
+def _question(tasks: Sequence[TaskConfig], served: Collection[str]) -> tuple[TaskConfig, str, dict[str, str]]:
+    """The served task that is asked (a segmentation if there is one: it can be seen), the verb, its parameters."""
+    verbs = importlib.import_module("serve_apps.api").VERBS
+    asked = sorted((task for task in tasks if task.name in served), key=lambda task: task.kind != "segmentation")[0]
+    verb = next(name for name, kinds in verbs.items() if asked.kind in kinds)
+    drawn = {"overlay": "true"} if asked.kind == "segmentation" else {}
+    return asked, verb, {"model": asked.name, **drawn}
 
 
 def _unseen(shards: str, task: TaskConfig, archive: Path) -> tuple[str, bytes, bytes]:

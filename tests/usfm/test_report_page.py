@@ -275,6 +275,40 @@ def test_what_is_absent_is_left_out_and_named(
     assert page.text.count("Left out: ") == len(gone)
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "worst_first", "favour", "bounded"),
+    [
+        ("mae", [2.5, 31.0, 7.25], "31.00 – 2.500 Absolute error", "2 of 2", False),
+        ("psnr", [21.5, 30.25, 25.0], "21.50 – 30.25 PSNR in dB", "0 of 2", False),
+        ("auroc", [0.5, 1.0, 0.75], "0.500 – 1.000 Share of labels right", "0 of 2", True),
+    ],
+)
+def test_scores_of_every_kind_have_their_name_direction_and_range(
+    tmp_path, metric: str, values: list[float], worst_first: str, favour: str, bounded: bool
+) -> None:
+    sweep = tmp_path / "a sweep"
+    (sweep / "best" / "task").mkdir(parents=True)
+    document = {"metric": metric, "value": values[0], "classes": [], "confusion": [],
+                "per_item": [{"id": str(n), "value": value} for n, value in enumerate(values)]}  # fmt: skip
+    (sweep / "best" / "task" / "evaluation.json").write_text(json.dumps(document), encoding="utf-8")
+    (sweep / "report.html").write_text("the sweep's page", encoding="utf-8")
+    lines = [["task", "kind", init, 1.0, seed, 9, 5, metric, value, "ok"]
+             for init, value in (("pretrained", 3), ("scratch", 5)) for seed in (0, 1)]  # fmt: skip
+    with (sweep / "results.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([TRIAL_COLUMNS, *lines])
+    nothing = tmp_path / "nothing"
+    inputs = ReportInputs("title", "note", nothing, nothing, sweep, None, [], "usfm demo")
+    page = Page(build_report(inputs, tmp_path / "report.html"))
+    text = " ".join(page.text.split())
+    assert page.sections() == {"labels", "heads", "limits"}
+    assert worst_first in text
+    assert f"−2.000 {favour}" in text  # pretrained minus scratch: better where less is better
+    assert ("on the test set, in [0, 1]" in text) == bounded
+    assert ("less is better" in text) == (metric == "mae")
+    assert "No overlays" not in text  # only masks have some
+    assert "a%20sweep/report.html" in {attrs.get("href") for tag, attrs in page.tags if tag == "a"}
+
+
 def test_long_values_are_cut_with_their_length() -> None:
     cut = shorten({"mask_png": "B" * 100, "short": "x", "list": list(range(20)), "n": 1.5})
     assert cut["mask_png"] == "B" * 36 + "… (100 characters)"

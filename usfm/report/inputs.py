@@ -24,9 +24,9 @@ class ServeSample:
         url: where it went.
         request: what was sent, for a reader.
         seconds: from sending to the whole answer.
-        answer: the JSON of POST /v1/segment.
+        answer: the JSON of it.
         image_png: the image that was sent, as PNG or JPEG.
-        overlay_png: the answer drawn over it, None if there is none.
+        overlay_png: the answer as a picture: a mask over the image, an enhanced image; None if it is none.
     """
 
     url: str

@@ -1,8 +1,10 @@
 """One self-contained HTML file that shows what a run did. What is missing is left out and named, never made up."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from usfm.errors import UsfmError
 from usfm.report.inputs import ReportInputs, ServeSample, StageTime
@@ -31,8 +33,17 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
         absent=absent,
         sections=[(key, title) for key, title, _ in SECTIONS if made[key]],
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        sweep_page=_sweep_page(inputs, out.parent),
         environment=read_json(inputs.pretrain_run / "environment.json"),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     return out
+
+
+def _sweep_page(inputs: ReportInputs, folder: Path) -> str:
+    """Address of the sweep's report as seen from a folder, "" where there is none."""
+    page = inputs.sweep_dir / "report.html" if inputs.sweep_dir else None
+    if page is None or not page.is_file():
+        return ""
+    return quote(Path(os.path.relpath(page.absolute(), folder.absolute())).as_posix())

@@ -10,6 +10,7 @@ from usfm.data.ledger import LEDGER_JSON
 from usfm.data.schema import SPLITS
 from usfm.data.shards import ShardIndex
 from usfm.errors import UsfmError
+from usfm.metrics.item_scores import HIGHER_IS_BETTER, METRIC
 from usfm.predict.predictor import NOTICE, read_spec
 from usfm.report import figures, numbers
 from usfm.report.inputs import ReportInputs
@@ -25,6 +26,9 @@ __all__ = ["SECTIONS", "read_json", "shorten"]
 PANEL_ORGANS = 8
 QUARANTINE_ROWS = 100
 LONG_TEXT, LONG_LIST = 72, 12
+# what the value of one image is, by the score that selects; `usfm.metrics.items`
+ITEM_VALUES = {"dice": "Dice", "auroc": "Share of labels right", "mae": "Absolute error", "psnr": "PSNR in dB"}
+UNBOUNDED = (METRIC["regression"], METRIC["enhancement"])
 
 
 def _data(inputs: ReportInputs) -> dict[str, Any]:
@@ -125,6 +129,8 @@ def _labels(inputs: ReportInputs) -> dict[str, Any]:
             "points": _in_order(points, inits),
             "chart": figures.label_curve(points, inits),
             "seeds": sorted({seed for point in points for seed in point.seeds}),
+            "bounded": points[0].metric not in UNBOUNDED,
+            "higher": HIGHER_IS_BETTER[points[0].metric],
             "paired": {
                 init: pairs for init in inits
                 if init != "scratch" and (pairs := numbers.paired_difference(points, init, "scratch"))
@@ -158,7 +164,7 @@ def _head(folder: Path, shards: Path) -> dict[str, Any]:
     }  # fmt: skip
     try:
         head["spec"] = read_spec(folder)
-        if not counts:
+        if evaluation["metric"] == METRIC["segmentation"]:
             drawn = contours(folder, shards, items)
             head["pictures"] = [(picture, png_uri(picture.picture)) for picture in drawn]
     except UsfmError as error:
@@ -167,14 +173,17 @@ def _head(folder: Path, shards: Path) -> dict[str, Any]:
         wrong = [item for item in items if item["truth"] != item["predicted"]]
         head["errors"] = sorted(wrong, key=lambda item: -item["probability"])[:5]
     else:
-        head["values"] = sorted(float(item["value"]) for item in items)
+        ordered = sorted(
+            (float(item["value"]) for item in items), reverse=not HIGHER_IS_BETTER[evaluation["metric"]]
+        )
+        head["values"], head["value_name"] = ordered, ITEM_VALUES[evaluation["metric"]]
     return head
 
 
 def _serving(inputs: ReportInputs) -> dict[str, Any]:
     if inputs.serve is None:
         raise UsfmError("nothing was served")
-    images = {"sent": inputs.serve.image_png, "answer drawn over it": inputs.serve.overlay_png}
+    images = {"sent": inputs.serve.image_png, "the answer": inputs.serve.overlay_png}
     return {
         "images": [(name, file_uri(data)) for name, data in images.items() if data],
         "json": json.dumps(shorten(inputs.serve.answer), indent=2, ensure_ascii=False),

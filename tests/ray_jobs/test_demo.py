@@ -1,0 +1,28 @@
+"""What the demo asks of the service that it started."""
+
+import pytest
+
+from ray_jobs.demo import _question
+from usfm.data.tasks import TaskConfig
+
+HEAD = TaskConfig.build({"name": "head", "kind": "segmentation", "organs": ["x"], "classes": {"head": ["*"]}})
+VIEW = TaskConfig.build(
+    {"name": "view", "kind": "classification", "organs": ["x"], "classes": {"a": ["a"], "b": ["b"]}}
+)
+SIZE = TaskConfig.build(
+    {"name": "size", "kind": "regression", "organs": ["x"], "target": "mask_area", "unit": "px2"}
+)
+BETTER = TaskConfig.build({"name": "better", "kind": "enhancement", "organs": ["x"], "degrade": {}})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "served", "task", "verb", "parameters"),
+    [
+        ([VIEW, HEAD], {"encoder", "head", "view"}, HEAD, "segment", {"model": "head", "overlay": "true"}),
+        ([HEAD, VIEW], {"encoder", "view"}, VIEW, "classify", {"model": "view"}),  # no trial of `head` ended
+        ([SIZE], {"size"}, SIZE, "regress", {"model": "size"}),
+        ([BETTER], {"better"}, BETTER, "enhance", {"model": "better"}),
+    ],
+)
+def test_a_segmentation_is_asked_first_and_only_what_is_served(tasks, served, task, verb, parameters) -> None:
+    assert _question(tasks, served) == (task, verb, parameters)
