@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,6 @@ PLACEMENT = (
 )
 """Keys that may change when a sweep goes on."""
 AXES = ("run_dir", "shards", "task", "fraction", "seed")
-ONLY = "tasks"
 
 
 class SweepConfig(Config):
@@ -38,7 +37,8 @@ class SweepConfig(Config):
             folds - 1 each patient is tested once, and its own `fold` stays 0.
         inits: name -> "scratch", or what `init` of a fine-tuning takes (a run, a bundle, a weight file), or a
             mapping of `FinetuneConfig` values of its own, e.g. `{network: resnet50}` for a baseline; its key
-            `tasks` names the tasks that it is for, where it does not fit all. Every name becomes a curve.
+            `tasks` names the tasks that it is for, where it does not fit all, its key `fractions` the label
+            fractions, where not all are worth its cost. Every name becomes a curve.
         fractions: label fractions; patient-level, stratified, nested.
         seeds: of fraction, head and batches.
         finetune: values of `FinetuneConfig` that all trials share.
@@ -105,12 +105,14 @@ class Study:
         task: the task.
         init: name of the initialisation.
         values: of `FinetuneConfig`, without task, fraction, seed and run_dir.
+        fractions: label fractions that it is run at.
         folder: of the sweep.
     """
 
     task: TaskConfig
     init: str
     values: Mapping[str, Any]
+    fractions: list[float]
     folder: str
 
     def trial(self, fraction: float, seed: int, searched: Mapping[str, Any] | None = None) -> Trial:
@@ -147,10 +149,12 @@ def studies(config: SweepConfig) -> list[Study]:
                 f"fold s % {task.folds}); leave it out, and choose seeds"
             )
     entries = {name: {"init": e} if isinstance(e, str) else dict(e) for name, e in config.inits.items()}
-    chosen = {name: entry.pop(ONLY, names) for name, entry in entries.items()}
-    _require_known("per_task", config.per_task, names)
-    for name, only in chosen.items():
-        _require_known(f"inits.{name}.{ONLY}", only, names)
+    chosen = {name: _listed(entry.pop("tasks", names)) for name, entry in entries.items()}
+    shares = {name: _listed(entry.pop("fractions", config.fractions)) for name, entry in entries.items()}
+    _require_known("per_task", config.per_task, names, "task")
+    for name in entries:
+        _require_known(f"inits.{name}.tasks", chosen[name], names, "task")
+        _require_known(f"inits.{name}.fractions", shares[name], config.fractions, "label fraction")
     for where, given in {"finetune": config.finetune, **{f"per_task.{n}": v for n, v in config.per_task.items()},
                          **{f"inits.{n}": v for n, v in entries.items()}}.items():  # fmt: skip
         if axes := sorted(set(given) & set(AXES)):
@@ -167,7 +171,8 @@ def studies(config: SweepConfig) -> list[Study]:
                     f"give `{task.name}: {{{init}: {{}}}}`"
                 )
             values = merged(config.finetune, config.per_task.get(task.name, {}), entry, of_task.get(init, {}))
-            made.append(Study(task, init, values | {"shards": config.shards}, config.run_dir))
+            values["shards"] = config.shards
+            made.append(Study(task, init, values, shares[init], config.run_dir))
     if config.search is not None:
         _check_search(config, made)
     return made
@@ -188,7 +193,7 @@ def trials(config: SweepConfig) -> dict[str, Trial]:
             for task in config.tasks
             for fraction in config.fractions
             for study in found
-            if study.task.name == task.name
+            if study.task.name == task.name and fraction in study.fractions
         ]
     elif config.search.algorithm == "random":
         points = [draw(config.search, number) for number in range(config.search.samples)]
@@ -198,9 +203,14 @@ def trials(config: SweepConfig) -> dict[str, Trial]:
     return {trial.name: trial for trial in made}
 
 
-def _require_known(where: str, given: Any, names: list[str]) -> None:
-    if unknown := sorted(set(given) - set(names)):
-        raise ConfigError(f"{where} names no task of this sweep: {', '.join(unknown)}; tasks: {', '.join(names)}")
+def _listed(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [given]
+
+
+def _require_known(where: str, given: Iterable[Any], known: Sequence[Any], what: str) -> None:
+    if unknown := [one for one in given if one not in known]:
+        said, have = (", ".join(map(str, some)) for some in (unknown, known))
+        raise ConfigError(f"{where} names no {what} of this sweep: {said}; it has {have}")
 
 
 def _check_search(config: SweepConfig, found: list[Study]) -> None:

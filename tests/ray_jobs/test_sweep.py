@@ -138,6 +138,10 @@ def test_trials_are_checked_before_any_starts(small_shards: Path, tmp_path: Path
         of(per_task={"heads": {}})
     with pytest.raises(ConfigError, match="inits.base.tasks names no task of this sweep: heads"):
         of(inits={"base": {"tasks": ["heads"]}})
+    with pytest.raises(
+        ConfigError, match="inits.base.fractions names no label fraction of this sweep: 0.3; it has"
+    ):
+        of(inits={"base": {"fractions": [0.3]}})
     with pytest.raises(ConfigError, match="inits.base sets seed, which the sweep itself sets"):
         of(inits={"base": {"seed": 3}})
     with pytest.raises(ConfigError, match="tuned has no values for task view with initialisation scratch"):
@@ -204,6 +208,13 @@ def test_nested_values_are_merged(small_shards: Path, tmp_path: Path) -> None:
     assert (made["view-scratch-1-0"].optim.lr, made["view-scratch-1-0"].optim.base_batch) == (5e-4, 8)
     assert made["head-scratch-1-0"].optim.lr == 1e-3
     assert (made["head-slow-1-0"].optim.lr, made["head-slow-1-0"].init) == (1e-5, "scratch")
+
+
+def test_a_baseline_runs_at_its_own_fractions_and_tasks(small_shards: Path, tmp_path: Path) -> None:
+    inits = {"scratch": "scratch", "unet": {"network": "unet", "tasks": "head", "fractions": [1]}}
+    config = config_of(small_shards, tmp_path, fractions=[0.5, 1.0], inits=inits)
+    assert [name for name in sweep.trials(config) if "unet" in name] == ["head-unet-1-0"]
+    assert len(sweep.trials(config)) == 4 + 1
 
 
 def test_a_seed_tests_its_own_fold(small_shards: Path, tmp_path: Path) -> None:
