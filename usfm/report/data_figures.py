@@ -34,7 +34,7 @@ def organ_chart(organs: Mapping[str, Mapping[str, Any]], splits: Sequence[str]) 
         axes.margins(x=0.12)
         axes.grid(axis="y", visible=False)
         axes.legend(loc="lower right")
-        return inline_svg(axes, "data organs")
+        return inline_svg(axes, "images by organ and split")
 
 
 def grey_chart(organ: str, pixels: Mapping[str, Any]) -> Markup:
@@ -49,7 +49,7 @@ def grey_chart(organ: str, pixels: Mapping[str, Any]) -> Markup:
         axes.text(0.98, 0.94, "\n".join(cut), fontsize=8, va="top", ha="right", transform=axes.transAxes)
         axes.set(title="Grey levels", xlabel="grey level", ylabel="pixels, %", xlim=(0, 256), ylim=(0, top))
         axes.set_xticks([0, 64, 128, 192, 255])
-        return inline_svg(axes, f"grey {organ}")
+        return inline_svg(axes, f"grey levels of {organ}")
 
 
 def spectrum_chart(
@@ -79,4 +79,4 @@ def spectrum_chart(
         axes.set(title="Spectrum", xlabel="cycles per image", ylabel="power, dB", xlim=(1, cycles[-1]), ylim=limits)
         axes.set_xticks([1, 4, 16, 45, 112], ["1", "4", "16", "45", "112"])
         axes.minorticks_off()
-        return inline_svg(axes, f"spectrum {organ}")
+        return inline_svg(axes, f"spectrum of {organ}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -64,7 +64,7 @@ def curve(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if floor:
             axes.set_ylim(bottom=0)
-        return inline_svg(axes, name)
+        return inline_svg(axes, f"{title} ({name})")
 
 
 def organ_mix_chart(mix: Sequence[OrganShare]) -> Markup:
@@ -80,7 +80,7 @@ def organ_mix_chart(mix: Sequence[OrganShare]) -> Markup:
         axes.set(xlabel="share of samples, %", ylim=(len(mix) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
-        return inline_svg(axes, "mix")
+        return inline_svg(axes, "natural, planned and achieved share of each organ")
 
 
 def organ_bars(losses: Mapping[str, float], unit: str) -> Markup:
@@ -93,7 +93,7 @@ def organ_bars(losses: Mapping[str, float], unit: str) -> Markup:
         axes.set(xlabel=unit, ylim=(len(ordered) - 0.4, -0.6))
         axes.margins(x=0.12)
         axes.grid(axis="y", visible=False)
-        return inline_svg(axes, "organs")
+        return inline_svg(axes, "loss by organ")
 
 
 def label_curve(points: Sequence[Point], inits: Sequence[str]) -> Markup:
@@ -118,7 +118,7 @@ def label_curve(points: Sequence[Point], inits: Sequence[str]) -> Markup:
         spare = max(0.0, LEAST_SPAN - (high - low)) / 2
         axes.set_ylim(low - spare, high + spare)  # else noise of a few thousandths fills the chart
         axes.legend(loc="best")
-        return inline_svg(axes, f"labels {points[0].task}")
+        return inline_svg(axes, f"score over the share of the labels, {points[0].task}")
 
 
 def _least(point: Point) -> float:
@@ -146,7 +146,12 @@ def css_colour(colour: str) -> str:
 
 
 def inline_svg(axes: Axes, name: str) -> Markup:
-    """Inline SVG without ids that could clash, with the page's colours and font."""
+    """Inline SVG without ids that could clash, with the page's colours and font.
+
+    Args:
+        axes: of the figure.
+        name: what it shows, for those who do not see it; other than that of any other chart of the page.
+    """
     stream = StringIO()
     assert isinstance(axes.figure, Figure)
     with matplotlib.rc_context({"svg.hashsalt": name}):  # ids that are referred to differ between charts
@@ -161,4 +166,6 @@ def inline_svg(axes: Axes, name: str) -> Markup:
         text = text.replace(colour, f"var({variable})")
     head, rest = text.split(">", 1)
     head = re.sub(r' (width|height|version)="[^"]*"', "", head)  # the page decides the size
-    return Markup(head + ">" + rest)  # matplotlib has escaped the text that it wrote
+    return Markup(
+        f'{head} role="img" aria-label="{escape(name)}">{rest}'
+    )  # matplotlib has escaped the text that it wrote

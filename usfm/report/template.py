@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-__all__ = ["count", "duration", "fixed", "percent", "pvalue", "render", "score", "signed"]
+__all__ = ["count", "duration", "fixed", "percent", "pvalue", "render", "score", "share", "signed"]
 
 
 def render(name: str, **values: object) -> str:
@@ -16,7 +16,7 @@ def render(name: str, **values: object) -> str:
     )  # fmt: skip
     environment.filters |= {
         "count": count, "percent": percent, "fixed": fixed, "signed": signed, "time": duration, "pvalue": pvalue,
-        "score": score,
+        "score": score, "share": share,
     }  # fmt: skip
     return environment.get_template(name).render(**values).lstrip()  # macros before the page leave blank lines
 
@@ -31,14 +31,19 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def share(fraction: float) -> str:
+    """A label fraction with the digits that it has: 0.125 -> 12.5 %, 0.2 -> 20 %, 0.0005 -> 0.05 %."""
+    return f"{100 * fraction:.3g} %"
+
+
 def fixed(value: float | None, digits: int = 3) -> str:
     """A number with so many digits; a dash for None and NaN."""
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """With its sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """With its sign; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

@@ -3,9 +3,10 @@
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["LEFTOVER", "publish_folder", "remove_folder", "sync", "write_text"]
+__all__ = ["LEFTOVER", "publish_folder", "remove_folder", "replace_file", "sync", "write_text"]
 
 LEFTOVER = ".partial"
 """Suffix of what a killed process may leave behind; such names start with a dot too, and nobody reads them."""
@@ -26,8 +27,13 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file; a reader sees the old content or the new one."""
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file by what `write` writes under another name; a reader sees the old content or the new one."""
     partial = path.with_name(f".{path.name}{LEFTOVER}")
-    partial.write_text(text, encoding="utf-8")
+    write(partial)
     sync(partial)
     os.replace(partial, path)
     sync(path.parent)

@@ -39,14 +39,21 @@ class Drawn:
 def worst(items: Items, count: int, metric: str) -> Items:
     """The items of the worst score, one per patient, the worst first.
 
-    Wrong answers of a classifier have one score; those given with the highest probability come first.
+    Wrong answers of a classifier have one score; those given with the highest probability come first. Of right ones
+    it is those given with the lowest.
     """
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    ordered = sorted(items, key=lambda of: (sign * of["value"], -of.get("probability", 0.0), str(of["id"])))
+    ordered = sorted(items, key=lambda of: (sign * of["value"], _sure(of), str(of["id"])))
     taken: dict[str, Mapping[str, Any]] = {}
     for item in ordered:
         taken.setdefault(item["group"], item)
     return list(taken.values())[:count]
+
+
+def _sure(item: Mapping[str, Any]) -> float:
+    """How well a classifier's probability fits: of a right answer as it is, of a wrong one negative; else 0."""
+    probability = float(item.get("probability", 0.0))
+    return probability if item["value"] else -probability
 
 
 @torch.inference_mode()

@@ -11,10 +11,11 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from usfm.report.downstream.points import Difference, Match, Point
 from usfm.report.figures import CARD, INK, MUTED, SERIES, STYLE, chart_axes, inline_svg
+from usfm.report.template import percent, share
 
-__all__ = ["colours", "curve_chart", "difference_chart", "readable", "reliability_chart"]
+__all__ = ["colours", "curve_chart", "difference_chart", "reached", "readable", "reliability_chart"]
 
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours, so that both together repeat late
 LEAST_SPAN = 0.1  # of the score axis where scores lie in [0, 1]: noise of a few thousandths must not fill it
 UNIT_INTERVAL = ("dice", "iou", "balanced_accuracy", "auroc", "macro_f1", "ssim")
 NAMES = {
@@ -38,6 +39,15 @@ def readable(metric: str) -> str:
         return f"{readable(metric.removesuffix('_input'))} of the input"
     text = metric.replace("_", " ")
     return NAMES.get(metric, text[:1].upper() + text[1:])
+
+
+def reached(match: Match) -> str:
+    """The fraction of a match for a reader."""
+    if match.fraction is None:
+        return "not reached"
+    if match.fraction <= match.least:
+        return f"at most {share(match.least)}"
+    return percent(match.fraction, 0 if match.fraction >= 0.095 else 1)
 
 
 def curve_chart(
@@ -78,7 +88,7 @@ def curve_chart(
         axes.set_ylim(low_end, high_end)
         _draw_match(axes, points, base, match, colour_of)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, handlelength=1.8)
-        return inline_svg(axes, f"labels {points[0].task}")
+        return inline_svg(axes, f"{readable(metric)} over the share of the labels, {points[0].task}")
 
 
 def _draw_match(
@@ -94,14 +104,18 @@ def _draw_match(
                     linestyle=(0, (2, 2)), zorder=2)  # fmt: skip
         left = match.fraction < 0.15
         axes.annotate(
-            f"{_share(match.fraction)} of labels = {base} with all", (match.fraction, bottom),
+            f"{reached(match)} of labels = {base} with all", (match.fraction, bottom),
             (6 if left else -6, 5), textcoords="offset points", fontsize=8, color=INK,
             ha="left" if left else "right",
         )  # fmt: skip
 
 
 def difference_chart(found: Sequence[Difference], inits: Sequence[str], base: str | None) -> Markup:
-    """Paired differences with their intervals over label fraction; hollow where the interval holds zero."""
+    """Paired differences with their intervals over label fraction; hollow where the interval holds zero.
+
+    A difference to `base` is a dot in the colour of the other one; one between two others a square in the colour of
+    what is subtracted.
+    """
     colour_of = colours(inits, base)
     pairs = list(dict.fromkeys((d.init, d.base) for d in found))
     with matplotlib.rc_context(STYLE):
@@ -109,7 +123,7 @@ def difference_chart(found: Sequence[Difference], inits: Sequence[str], base: st
         axes.axhline(0, color=INK, linewidth=0.9)
         for number, pair in enumerate(pairs):
             mine = [d for d in found if (d.init, d.base) == pair]
-            colour = colour_of[pair[0]] if pair[1] == base else SERIES[(len(inits) - 1 + number) % len(SERIES)]
+            colour = colour_of[pair[0] if pair[1] == base else pair[1]]
             marker = "o" if pair[1] == base else "s"
             shift = 1.09 ** (number - (len(pairs) - 1) / 2)
             for d in mine:
@@ -125,7 +139,10 @@ def difference_chart(found: Sequence[Difference], inits: Sequence[str], base: st
         _fraction_axis(axes, sorted({d.fraction for d in found}))
         axes.set_ylabel(f"difference of {readable(found[0].comparison.metric)}")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
-        return inline_svg(axes, f"differences {found[0].task}")
+        return inline_svg(
+            axes,
+            f"differences of {readable(found[0].comparison.metric)} over the share of the labels, {found[0].task}",
+        )
 
 
 def reliability_chart(
@@ -144,7 +161,9 @@ def reliability_chart(
         figure = Figure(figsize=(5.4, 4.4), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-        for number, init in enumerate(init for init in inits if init in bins):
+        for number, init in enumerate(inits):
+            if init not in bins:
+                continue
             mine, colour, marker = bins[init], colour_of[init], MARKERS[number % len(MARKERS)]
             shares = np.array([part["items"] for part in mine]) / sum(part["items"] for part in mine)
             at, right = [part["confidence"] for part in mine], [part["right"] for part in mine]
@@ -159,17 +178,13 @@ def reliability_chart(
         lower.set(xlabel="probability of the answer", ylabel="answers, %")
         lower.set_ylim(bottom=0)
         upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, handlelength=1.8)
-        return inline_svg(upper, f"reliability {name}")
+        return inline_svg(upper, f"share that is right over stated probability, {name}")
 
 
 def _fraction_axis(axes: Axes, fractions: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(fractions[0] / 1.25, fractions[-1] * 1.25)
     axes.xaxis.set_major_locator(FixedLocator(list(fractions)))
-    axes.xaxis.set_major_formatter(FixedFormatter([_share(fraction) for fraction in fractions]))
+    axes.xaxis.set_major_formatter(FixedFormatter([share(fraction) for fraction in fractions]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("share of the training labels")
-
-
-def _share(fraction: float) -> str:
-    return f"{100 * fraction:.2g} %" if fraction < 1 else "100 %"

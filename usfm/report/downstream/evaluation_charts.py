@@ -25,7 +25,7 @@ def spread_chart(items: Items, metric: str) -> Markup:
         axes.annotate(f"median {np.median(values):.3f}", (1, float(np.median(values))), (0, 4), fontsize=8.5,
                       textcoords="offset points")  # fmt: skip
         axes.set(xlabel="images, % (ranked)", ylabel=readable(metric), xlim=(0, 100))
-        return inline_svg(axes, f"spread {metric}")
+        return inline_svg(axes, f"images ranked by {readable(metric)}")
 
 
 def agreement_chart(items: Items, unit: str) -> Markup:
@@ -45,7 +45,7 @@ def agreement_chart(items: Items, unit: str) -> Markup:
             right.axhline(at, color=SERIES[1], linewidth=1.1, linestyle=style)
         right.plot(truth, error, color=SERIES[0], marker=".", markersize=5, linewidth=0, alpha=0.8)
         right.set(xlabel=f"truth, {unit}", ylabel=f"answer − truth, {unit}")
-        return inline_svg(left, "agreement")
+        return inline_svg(left, "answers over truth, and their difference over truth")
 
 
 def change_chart(items: Items) -> Markup:
@@ -64,4 +64,4 @@ def change_chart(items: Items) -> Markup:
         if clean.any():
             axes.set_title(f"not drawn: {int(clean.sum())} inputs that needed nothing")
         axes.set(xlabel="PSNR of the input, dB", ylabel="PSNR of the answer, dB")
-        return inline_svg(axes, "psnr change")
+        return inline_svg(axes, "PSNR of the answer over that of the input")

@@ -20,12 +20,13 @@ from pathlib import Path
 
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
-from usfm.report.downstream.charts import colours, readable
+from usfm.report.downstream.charts import colours, reached, readable
 from usfm.report.downstream.sweep_task import TABLE_NAMES, task_part
 from usfm.report.downstream.tables import read_sweep, write_table
 from usfm.report.figures import css_colour
 from usfm.report.sections import read_json
 from usfm.report.template import render
+from usfm.train.durable import write_text
 
 __all__ = ["PAGE", "TABLES", "write_sweep_report"]
 
@@ -62,9 +63,12 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         cost=spent,
         colours={init: css_colour(c) for init, c in colours(tables.inits, tables.base).items()},
         readable=readable,
+        reached=reached,
         environment=read_json(folder / "environment.json"),
+        cached=(folder / "features").is_dir(),
+        own_settings=[init for init in tables.inits if tables.own_settings(init)],
         failed=tables.failed.to_dict("records"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    (folder / PAGE).write_text(page, encoding="utf-8")
+    write_text(folder / PAGE, page)
     return folder / PAGE

@@ -18,6 +18,7 @@ from usfm.report.downstream.charts import curve_chart, difference_chart, reliabi
 from usfm.report.downstream.points import Difference, Match, Point, differences, matches, points, unseen_differences
 from usfm.report.downstream.robust import Grid, robust_grid
 from usfm.report.downstream.tables import SweepTables
+from usfm.report.template import share
 
 __all__ = ["TABLE_NAMES", "Calibration", "Claim", "TaskPart", "task_part"]
 
@@ -31,22 +32,22 @@ WORST = 8
 
 @dataclass(frozen=True)
 class Claim:
-    """The score of an initialisation with few labels, as a share of its own with all, and minus that from scratch.
+    """The score of an initialisation with few labels, as a share of its own with most, and minus that from scratch.
 
     Attributes:
         few: with few labels.
-        all: with all labels.
+        most: with the most that it was trained with, as a rule all.
         difference: to the initialisation from scratch, with few labels; None = there is none.
     """
 
     few: Point
-    all: Point
+    most: Point
     difference: Difference | None
 
     @property
     def kept(self) -> float | None:
         """Share of the score that few labels keep; None where less of the score is better."""
-        return self.few.score.value / self.all.score.value if HIGHER_IS_BETTER[self.few.metric] else None
+        return self.few.score.value / self.most.score.value if HIGHER_IS_BETTER[self.few.metric] else None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,10 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
     for init in part.inits if robustness else [part.lead]:
         rows = tables.done
         rows = rows[(rows.task == name) & (rows.init == init) & (rows.fraction == part.most)]
+        if rows.empty:
+            reason = f"no trial of it with {share(part.most)} of the labels has a score"
+            part.absent.append((f"test images of {name} from {init}", reason))
+            continue
         # the one whose bundle a sweep always keeps; chosen on the validation set, so it flatters nobody
         shown = rows.sort_values("val_value", ascending=not HIGHER_IS_BETTER[part.metric], kind="stable").iloc[0]
         try:
@@ -193,17 +198,20 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
 
 def _claim(found: Sequence[Point], compared: Sequence[Difference], lead: str, base: str | None) -> Claim | None:
     mine = {point.fraction: point for point in found if point.init == lead}
-    few = min(mine, key=lambda fraction: abs(fraction - FEW_LABELS))
-    if few == max(mine):
+    *fewer, most = sorted(mine)
+    if not fewer:
         return None
+    few = min(fewer, key=lambda fraction: abs(fraction - FEW_LABELS))
     against = [of for of in compared if (of.init, of.base, of.fraction) == (lead, base, few)]
-    return Claim(mine[few], mine[max(mine)], against[0] if against else None)
+    return Claim(mine[few], mine[most], against[0] if against else None)
 
 
 def _calibration(tables: SweepTables, task: str, inits: Sequence[str], fraction: float) -> Calibration:
     bins, means, rows = {}, [], []
     for init in inits:
         items = [item for run in tables.runs(task, init, fraction).values() for item in run]
+        if not items:
+            continue
         stated = np.array([item["probability"] for item in items], np.float64)
         right = np.array([item["truth"] == item["predicted"] for item in items], np.bool_)
         bins[init] = reliability(stated, right)

@@ -18,6 +18,9 @@ import pandas as pd
 
 from usfm.data.tasks import TaskConfig
 from usfm.errors import DataError
+from usfm.models.task_model import USFM
+from usfm.train.durable import replace_file
+from usfm.train.finetune_config import SCRATCH
 from usfm.train.rundir import read_config
 
 __all__ = ["SweepTables", "read_sweep", "write_table"]
@@ -74,9 +77,21 @@ class SweepTables:
     @property
     def base(self) -> str | None:
         """The initialisation that others are compared with: the one from scratch; None = there is none."""
-        values = self.config.get("inits", {})
-        scratch = [name for name in self.inits if name == "scratch" or values.get(name) == "scratch"]
+        scratch = [name for name in self.inits if self._is_scratch(name)]
         return scratch[0] if scratch else None
+
+    def own_settings(self, init: str) -> dict[str, Any]:
+        """What the config says of an initialisation beyond what it starts from and which tasks it is for."""
+        return {key: value for key, value in self._stated(init).items() if key not in ("init", "network", "tasks")}
+
+    def _stated(self, init: str) -> dict[str, Any]:
+        stated = self.config.get("inits", {}).get(init, {})
+        return {"init": stated} if isinstance(stated, str) else dict(stated)
+
+    def _is_scratch(self, name: str) -> bool:
+        """Whether an initialisation is our network without pre-training; `finetune` holds unless it says more."""
+        values = {"init": SCRATCH, "network": USFM, **self.config.get("finetune", {}), **self._stated(name)}
+        return bool(values["init"] == SCRATCH and values["network"] == USFM)
 
     @cached_property
     def _by_run(self) -> dict[tuple[str, str, float, int], list[dict[str, Any]]]:
@@ -114,9 +129,11 @@ def read_sweep(folder: Path) -> SweepTables:
 
     Raises:
         ConfigError: the folder holds no sweep.
-        DataError: a table or one of its columns is missing.
+        DataError: a table or one of its columns is missing, or it is a search.
     """
     config = read_config(folder)
+    if config.get("search"):
+        raise DataError(f"{folder} holds a search, whose trials are no points of curves; see its results.csv")
     tasks = [TaskConfig.build(task) for task in config.get("tasks", [])]
     results, items = _read(folder / RESULTS, RESULT_COLUMNS), _read(folder / ITEMS, ITEM_COLUMNS)
     return SweepTables(folder, config, {task.name: task for task in tasks}, results, items)
@@ -131,8 +148,8 @@ def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> N
         return
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(list(rows))
-    table.to_csv(paths[0], index=False)
-    table.to_parquet(paths[1], index=False)
+    replace_file(paths[0], lambda path: table.to_csv(path, index=False))
+    replace_file(paths[1], lambda path: table.to_parquet(path, index=False))
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
