@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ PLACEMENT = (
 )
 """Keys that may change when a sweep goes on."""
 AXES = ("run_dir", "shards", "task", "fraction", "seed")
+NAME = r"[^\W_][\w+.-]{0,63}"
 
 
 class SweepConfig(Config):
@@ -38,7 +40,8 @@ class SweepConfig(Config):
         inits: name -> "scratch", or what `init` of a fine-tuning takes (a run, a bundle, a weight file), or a
             mapping of `FinetuneConfig` values of its own, e.g. `{network: resnet50}` for a baseline; its key
             `tasks` names the tasks that it is for, where it does not fit all, its key `fractions` the label
-            fractions, where not all are worth its cost. Every name becomes a curve.
+            fractions, where not all are worth its cost. Every name becomes a curve and a part of
+            folders.
         fractions: label fractions; patient-level, stratified, nested.
         seeds: of fraction, head and batches.
         finetune: values of `FinetuneConfig` that all trials share.
@@ -78,6 +81,16 @@ class SweepConfig(Config):
     cluster: ClusterConfig = ClusterConfig()
 
     _read_tuned = field_validator("tuned", mode="before")(read_tuned)
+
+    @field_validator("inits")
+    @classmethod
+    def _names_fit_folders(cls, inits: dict[str, Any]) -> dict[str, Any]:
+        if odd := [name for name in inits if not re.fullmatch(NAME, name)]:
+            raise ValueError(
+                "names of initialisations are parts of folders and take letters, digits, _, +, . and - (the first "
+                f"a letter or digit, at most 64); got {', '.join(map(repr, odd))}"
+            )
+        return inits
 
 
 @dataclass(frozen=True)
@@ -200,7 +213,14 @@ def trials(config: SweepConfig) -> dict[str, Trial]:
         made = [study.trial(config.fractions[0], config.seeds[0], point) for study in found for point in points]
     else:
         made = []
-    return {trial.name: trial for trial in made}
+    named: dict[str, Trial] = {}
+    for trial in made:
+        if named.setdefault(trial.name, trial).config != trial.config:
+            raise ConfigError(
+                f"two trials would share the folder {trial.name}; give fractions that differ in their first six "
+                "digits, and initialisations whose names do not end like a fraction"
+            )
+    return named
 
 
 def _listed(given: Any) -> list[Any]:

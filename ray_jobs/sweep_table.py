@@ -12,12 +12,13 @@ from ray_jobs.console import Console
 from ray_jobs.sweep_config import Trial
 from ray_jobs.sweep_tune import Ledger
 from usfm.metrics.evaluation import HIGHER_IS_BETTER
-from usfm.models.bundle import discard_bundle, is_bundle
-from usfm.train.durable import LEFTOVER
+from usfm.models.bundle import BundleSpec, discard_bundle, is_bundle, read_bundle_spec
+from usfm.report.template import share
+from usfm.train.durable import LEFTOVER, publish_folder, replace_file
 
 __all__ = ["ITEMS", "TABLE", "best_trials", "discard_beaten", "keep_best", "rows_of", "summarise", "write_tables"]
 
-TABLE, ITEMS = "results", "items"
+TABLE, ITEMS, EVALUATION = "results", "items", "evaluation.json"
 COLUMNS = (
     *("task", "kind", "init", "network", "fraction", "seed", "train_items", "train_groups"),
     *("metric", "value", "val_value", "seconds", "status", "bundle"),
@@ -67,9 +68,9 @@ def write_tables(folder: Path, trials: Sequence[Trial], ledger: Ledger) -> pd.Da
     items = pd.DataFrame(items_of(trials, ledger))
     for name in items.columns[[pd.api.types.infer_dtype(items[c]).startswith("mixed") for c in items]]:
         items[name] = items[name].map(str, na_action="ignore")  # names of one task, numbers of another
-    _replace(folder / f"{TABLE}.csv", lambda path: table.to_csv(path, index=False))
-    _replace(folder / f"{TABLE}.parquet", lambda path: table.to_parquet(path, index=False))
-    _replace(folder / f"{ITEMS}.parquet", lambda path: items.to_parquet(path, index=False))
+    replace_file(folder / f"{TABLE}.csv", lambda path: table.to_csv(path, index=False))
+    replace_file(folder / f"{TABLE}.parquet", lambda path: table.to_parquet(path, index=False))
+    replace_file(folder / f"{ITEMS}.parquet", lambda path: items.to_parquet(path, index=False))
     return table
 
 
@@ -87,10 +88,20 @@ def best_trials(trials: Iterable[Trial], ledger: Ledger, alike: Callable[[Trial]
 
 
 def keep_best(folder: Path, trials: Iterable[Trial], ledger: Ledger) -> None:
-    """Copy, per task, the bundle with the best validation score to best/<task>."""
-    shutil.rmtree(folder / "best", ignore_errors=True)
-    for task, trial in best_trials(trials, ledger, lambda trial: trial.config.task.name).items():
-        shutil.copytree(Path(trial.config.run_dir) / "best", folder / "best" / task)
+    """Copy, per task, the bundle with the best validation score to best/<task>.
+
+    One that is there already is left alone, together with what `usfm evaluate` has written into it.
+    """
+    best = best_trials(trials, ledger, lambda trial: trial.config.task.name)
+    for other in [path for path in (folder / "best").glob("*") if path.name not in best]:
+        shutil.rmtree(other)
+    for task, trial in best.items():
+        source, target = Path(trial.config.run_dir) / "best", folder / "best" / task
+        if is_bundle(target) and _fingerprint(source) == _fingerprint(target):
+            continue
+        partial = target.with_name(f".{task}{LEFTOVER}")
+        shutil.copytree(source, partial)
+        publish_folder(partial, target)
 
 
 def discard_beaten(trials: Sequence[Trial], ledger: Ledger) -> None:
@@ -119,7 +130,7 @@ def summarise(table: pd.DataFrame, console: Console, folder: Path) -> None:
         return
     cells = done.groupby(["task", "init", "fraction"], sort=False).value.agg(["mean", "min", "max", "count"])
     shown = [
-        (cell.task, cell.init, f"{cell.fraction:.0%}", f"{cell['mean']:.3f}",
+        (cell.task, cell.init, share(cell.fraction), f"{cell['mean']:.3f}",
          f"{cell['min']:.3f} - {cell['max']:.3f}", int(cell["count"]))
         for _, cell in cells.reset_index().iterrows()
     ]  # fmt: skip
@@ -132,15 +143,13 @@ def _bundle(trial: Trial) -> str:
     return f"trials/{trial.name}/best" if is_bundle(Path(trial.config.run_dir) / "best") else ""
 
 
+def _fingerprint(bundle: Path) -> tuple[BundleSpec, bytes]:
+    """What tells two evaluated bundles apart; the spec has the version of the weights."""
+    return read_bundle_spec(bundle), (bundle / EVALUATION).read_bytes()
+
+
 def _scored(trial: Trial) -> Mapping[str, Any]:
     """The evaluation of a trial's best bundle on the test set."""
-    path = Path(trial.config.run_dir) / "best" / "evaluation.json"
+    path = Path(trial.config.run_dir) / "best" / EVALUATION
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write a file under another name first, so that a reader never meets half of it."""
-    partial = path.with_name(f".{path.name}{LEFTOVER}")
-    write(partial)
-    partial.replace(path)

@@ -67,7 +67,13 @@ def test_trials_report_fail_alone_and_are_not_done_twice(small_shards: Path, tmp
     assert not (folder / "best" / "view").exists()
     # going on: what is done is kept, byte for byte
     done = {p: p.stat().st_mtime_ns for p in folder.glob("trials/head-*/result.json")}
+    scored_by_hand = folder / "best" / "head" / "evaluation-test" / "report.html"
+    scored_by_hand.parent.mkdir()
+    scored_by_hand.write_text("of `usfm evaluate`")
+    (folder / "best" / "gone").mkdir()  # of a task that has no score any more
     sweep.run(broken, Console())
+    assert scored_by_hand.exists()
+    assert [path.name for path in (folder / "best").iterdir()] == ["head"]
     assert {p: p.stat().st_mtime_ns for p in folder.glob("trials/head-*/result.json")} == done
 
 
@@ -144,6 +150,13 @@ def test_trials_are_checked_before_any_starts(small_shards: Path, tmp_path: Path
         of(inits={"base": {"fractions": [0.3]}})
     with pytest.raises(ConfigError, match="inits.base sets seed, which the sweep itself sets"):
         of(inits={"base": {"seed": 3}})
+    for name in ("../runs", "a/b", "a b", ".", "", "a[b]", "a\nb", "x" * 65):
+        with pytest.raises(ConfigError, match="names of initialisations are parts of folders"):
+            of(inits={name: "scratch"})
+    assert "head-größe-1_v2.0+ema-1-0" in of(inits={"größe-1_v2.0+ema": "scratch"})
+    with pytest.raises(ConfigError, match="two trials would share the folder head-scratch-0.123457-0"):
+        of(fractions=[0.1234567, 0.1234568])
+    assert len(of(fractions=[0.5, 0.5], seeds=[0, 0])) == 2  # the same trial twice is one
     with pytest.raises(ConfigError, match="tuned has no values for task view with initialisation scratch"):
         of(tuned={"head": {"scratch": {}}})
     with pytest.raises(ConfigError, match="no.yaml is not the best.yaml of a search"):

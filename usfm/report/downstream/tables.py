@@ -81,8 +81,9 @@ class SweepTables:
         return scratch[0] if scratch else None
 
     def own_settings(self, init: str) -> dict[str, Any]:
-        """What the config says of an initialisation beyond what it starts from and which tasks it is for."""
-        return {key: value for key, value in self._stated(init).items() if key not in ("init", "network", "tasks")}
+        """What the config says of an initialisation beyond what it starts from and where it is tried."""
+        places = ("init", "network", "tasks", "fractions")
+        return {key: value for key, value in self._stated(init).items() if key not in places}
 
     def _stated(self, init: str) -> dict[str, Any]:
         stated = self.config.get("inits", {}).get(init, {})
