@@ -92,7 +92,7 @@ def test_sweeps_build_every_trial(name: str) -> None:
     if config.search is not None:
         assert made == {}  # Optuna's points are not known before
         made = {f"{s.task.name} {s.init}": s.trial(config.fractions[0], config.seeds[0]).config for s in found}
-    assert len(made) == len(found) * len(config.fractions) * len(config.seeds)
+    assert len(made) == sum(len(s.fractions) for s in found) * len(config.seeds)
     assert {trial.fraction for trial in made.values()} == set(config.fractions)
     assert len({trial.run_dir for trial in made.values()}) == len(made)
     for trial in made.values():

@@ -184,8 +184,8 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     with CheckpointWriter(tmp_path, keep=1) as writer:
         writer.save(1, model, optimizer, {"step": 1})
     hashed: list[str] = []
-    sha256 = checkpoint._sha256
-    monkeypatch.setattr(checkpoint, "_sha256", lambda path: hashed.append(path.name) or sha256(path))
+    sha256 = checkpoint.file_sha256
+    monkeypatch.setattr(checkpoint, "file_sha256", lambda path: hashed.append(path.name) or sha256(path))
     checkpoint._sha256_of.cache_clear()
     for _ in range(3):
         assert latest_checkpoint(tmp_path) is not None
@@ -200,7 +200,7 @@ def test_a_storage_that_stumbles_is_not_taken_for_damage(tmp_path: Path, monkeyp
     with CheckpointWriter(tmp_path, keep=1) as writer:
         writer.save(1, model, optimizer, {"step": 1})
     checkpoint._sha256_of.cache_clear()
-    sha256, asked = checkpoint._sha256, []
+    sha256, asked = checkpoint.file_sha256, []
 
     def stumbling(path: Path) -> str:
         asked.append(path)
@@ -208,6 +208,6 @@ def test_a_storage_that_stumbles_is_not_taken_for_damage(tmp_path: Path, monkeyp
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return sha256(path)
 
-    monkeypatch.setattr(checkpoint, "_sha256", stumbling)
+    monkeypatch.setattr(checkpoint, "file_sha256", stumbling)
     assert is_whole(checkpoint_folder(tmp_path, 1))
     assert len(asked) == 3
