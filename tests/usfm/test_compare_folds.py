@@ -36,8 +36,8 @@ def test_two_folds_by_hand() -> None:
     low, high = _percentiles(np.nanmean(drawn, axis=0))
     half = student.ppf(0.975, 1) * np.std([one, two], ddof=1) / np.sqrt(2)
     value = got.difference.value
-    assert got.difference.low == pytest.approx(value - np.hypot(value - low, half))
-    assert got.difference.high == pytest.approx(value + np.hypot(high - value, half))
+    assert got.difference.low == pytest.approx(value - max(value - low, half))
+    assert got.difference.high == pytest.approx(value + max(high - value, half))
 
 
 def test_a_pair_has_to_have_the_same_items() -> None:
@@ -86,5 +86,18 @@ def test_the_interval_over_folds_holds_a_known_difference(of_run: float, least: 
         held += got.low <= 0.2 <= got.high
         widths.append(got.high - got.low)
     assert held / trials >= least
-    # 100 patients: half a width of 1.96 * 0.3 / 10 would be that of patients alone
-    assert np.mean(widths) / 2 < 3 * np.hypot(1.96 * 0.3 / 10, 2.78 * of_run / np.sqrt(5))
+    # 100 patients in five runs: what Student's t makes of runs that spread by both, and a third more
+    assert np.mean(widths) / 2 < 1.33 * 2.78 * np.hypot(0.3 / 10, of_run / np.sqrt(5))
+
+
+def test_runs_that_share_a_patient_are_joined_and_one_patient_has_no_interval() -> None:
+    zero, some = weighted_mean(np.zeros(2)), [weighted_mean(np.array(v)) for v in ([0.1, 0.4], [0.3, 0.8])]
+    apart = weighted_difference(some, [zero, zero], [["p", "q"], ["r", "s"]], 500, 0)
+    joined = weighted_difference(some, [zero, zero], [["p", "q"], ["q", "s"]], 500, 0)
+    half = student.ppf(0.975, 1) * np.std([0.25, 0.55], ddof=1) / np.sqrt(2)
+    assert apart.high - apart.value == pytest.approx(half)
+    assert joined.high - joined.value > 1.001 * half
+    one = compare([rows([0.9, 0.7], "pp")] * 2, [rows([0.1, 0.2], "pp")] * 2, "dice")
+    assert one.difference.value == pytest.approx(0.65)
+    assert np.isnan([one.difference.low, one.difference.high]).all()
+    assert not one.better

@@ -155,8 +155,11 @@ def weighted_difference(
 
     Run k of `first` and of `second` were scored on the same items; those of another pair may be others (folds). One
     draw of the patients of all runs together serves every run, with the weights of its own items. The interval is
-    that of `class_scores_over_seeds`: patients and, for S > 1, runs. A draw's difference is the mean over the runs
-    where it is defined; a run whose own difference is not (AUROC of one class) does not count at all.
+    that of `class_scores_over_seeds`: patients and, for S > 1, runs. Where no two runs have a patient in common,
+    runs differ by their patients too: each of the two parts then knows of both, and the wider one of a side is
+    taken (joined they would count patients twice: 99 % where 95 % is said, in a simulation of five folds). A draw's
+    difference is the mean over the runs where it is defined; a run whose own difference is not (AUROC of one class)
+    does not count at all.
 
     Args:
         first: score of each run of one kind.
@@ -176,7 +179,8 @@ def weighted_difference(
     defined = ~np.isnan(differences)
     if not defined.any():
         return Score(float("nan"), float("nan"), float("nan"))
-    return _joined(np.array(differences)[defined], np.stack(drawn)[defined])
+    apart = len(set(patients)) == sum(len(set(of_run)) for of_run in groups)
+    return _joined(np.array(differences)[defined], np.stack(drawn)[defined], apart)
 
 
 def _drawn(a: WeightedScore, b: WeightedScore, weights: Floats) -> Floats:
@@ -210,10 +214,10 @@ def _over_seeds(of: Callable[[Floats], Floats], sides: Sequence[Floats], weights
     return _joined(differences, np.stack(drawn))
 
 
-def _joined(differences: Floats, drawn: Floats) -> Score:
+def _joined(differences: Floats, drawn: Floats, apart: bool = False) -> Score:
     """The interval that `_over_seeds` states, of differences of runs (S,) and their bootstrap draws (S, D).
 
-    A draw is averaged over the runs where it is defined (not NaN).
+    A draw is averaged over the runs where it is defined (not NaN). `apart`: see `weighted_difference`.
     """
     value, runs = float(differences.mean()), len(differences)
     defined = ~np.isnan(drawn)
@@ -225,7 +229,8 @@ def _joined(differences: Floats, drawn: Floats) -> Score:
     half = student.ppf((1 + LEVEL) / 2, runs - 1) * differences.std(ddof=1) / np.sqrt(runs)
     # a skewed score's percentiles may lie on one side of its value: that side then has the runs' width alone
     below, above = max(value - low, 0.0), max(high - value, 0.0)
-    return Score(value, float(value - np.hypot(below, half)), float(value + np.hypot(above, half)))
+    join = np.maximum if apart else np.hypot
+    return Score(value, float(value - join(below, half)), float(value + join(above, half)))
 
 
 def _percentiles(drawn: Floats) -> tuple[float, float]:
@@ -277,8 +282,9 @@ def _members(groups: Sequence[str]) -> Ints:
 
 
 def _weights(groups: Sequence[str], draws: int, seed: int) -> Floats:
-    """How often each group is drawn, (draws, G): G groups with replacement."""
+    """How often each group is drawn, (draws, G): G groups with replacement; none from one, which has no spread."""
     number = len(set(groups))
+    draws = draws if number > 1 else 0
     weights: Floats = (
         generator(seed, "bootstrap groups").multinomial(number, np.full(number, 1 / number), draws).astype(float)
     )

@@ -5,6 +5,7 @@ anywhere, weighted anyhow. Which columns a kind has is said in `usfm.metrics.ite
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from usfm.metrics import classification, regression
 from usfm.metrics.intervals import Floats, Ints, WeightedScore
 from usfm.metrics.regression import weighted_mean
 
-__all__ = ["HIGHER_IS_BETTER", "METRIC", "Items", "column", "item_scores", "selecting_score"]
+__all__ = ["BOUNDS", "HIGHER_IS_BETTER", "METRIC", "Items", "column", "item_scores", "selecting_score"]
 
 Items = Sequence[Mapping[str, Any]]
 METRIC: Mapping[TaskKind, str] = {
@@ -30,6 +31,10 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     **dict.fromkeys(("ece", "hd95_px", "hd95_mm", "assd_px", "assd_mm", "missed", "mae", "rmse"), False),
     **dict.fromkeys(("circumference_mae_mm", "speckle_index"), False),
 }
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("balanced_accuracy", "auroc", "dice"), (0.0, 1.0)), "mae": (0.0, inf), "psnr": (-inf, inf),
+}  # fmt: skip
+"""Least and most of each selecting score."""
 MASK_COLUMNS = ("dice", "iou", "sensitivity", "specificity", "hd95_px", "hd95_mm", "assd_px", "assd_mm", "missed")
 IMAGE_COLUMNS = tuple(f"{name}{of}" for of in ("", "_input") for name in ("psnr", "ssim", "speckle_index", "gcnr"))
 

@@ -7,14 +7,14 @@ over seeds, joined with Student's t over the seeds (`usfm.metrics.intervals`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from usfm.metrics.compare import Comparison, compare, fraction_to_match
 from usfm.metrics.intervals import Floats, Score, weighted_difference
-from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items, selecting_score
+from usfm.metrics.item_scores import BOUNDS, HIGHER_IS_BETTER, Items, selecting_score
 from usfm.report.downstream.tables import SweepTables
 
 __all__ = [
@@ -220,7 +220,7 @@ def matches(found: Sequence[Point], base: str | None) -> list[Match]:
 
 
 def runs_score(metric: str, classes: Sequence[str], runs: Sequence[Items]) -> Score:
-    """Mean over runs of the selecting score, from the rows of their items.
+    """Mean over runs of the selecting score, from the rows of their items; its interval ends where the score does.
 
     Args:
         metric: one of `usfm.metrics.item_scores.METRIC`.
@@ -229,7 +229,9 @@ def runs_score(metric: str, classes: Sequence[str], runs: Sequence[Items]) -> Sc
     """
     scores = [selecting_score(metric, run, classes) for run in runs]
     nothing = [_nothing] * len(runs)  # a score by itself is its difference to nothing
-    return weighted_difference(scores, nothing, [[row["group"] for row in run] for run in runs], DRAWS, SEED)
+    score = weighted_difference(scores, nothing, [[row["group"] for row in run] for run in runs], DRAWS, SEED)
+    least, most = BOUNDS[metric]
+    return replace(score, low=float(np.clip(score.low, least, most)), high=float(np.clip(score.high, least, most)))
 
 
 def _nothing(weights: Floats) -> Floats:
