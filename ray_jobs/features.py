@@ -1,7 +1,7 @@
 """Features of frozen encoders for all trials of a sweep, computed once with Ray Data: `SWEEP/features/<key>/`."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from usfm.train.finetune_config import SCRATCH, FinetuneConfig
 from usfm.train.finetune_network import first_network
 from usfm.train.finetune_views import ImageViews
 
-__all__ = ["FOLDER", "cache_features"]
+__all__ = ["FOLDER", "cache_features", "common_features"]
 
 FOLDER = "features"
 ROWS = 64
@@ -81,9 +81,31 @@ def cache_features(
     return {name: root / key for name, key in keys.items()}
 
 
-def _alike(config: FinetuneConfig) -> str:
+def common_features(
+    configs: Sequence[FinetuneConfig], root: Path, workers: int, cpus: float, gpus: float
+) -> Path | None:
+    """The folder of the features that all of some runs learn from, computed if missing; heads may differ.
+
+    Args:
+        configs: the runs, at least one.
+        root: see `cache_features`, as of the others.
+        workers: as there.
+        cpus: as there.
+        gpus: as there.
+
+    Returns:
+        None where a run is not `cacheable`, or has an encoder or task of its own; nothing is computed then.
+    """
+    named = {str(number): config for number, config in enumerate(configs)}
+    if not all(cacheable(config) for config in configs) or len({_alike(c, head=False) for c in configs}) > 1:
+        return None
+    return cache_features(named, root, workers, cpus, gpus)["0"]
+
+
+def _alike(config: FinetuneConfig, head: bool = True) -> str:
     """Equal for runs that have one encoder, one task and one head."""
-    named = config.model_dump_json(include={"init", "encoder", "img_px", "shards", "head"})
+    keys = {"init", "encoder", "img_px", "shards", *(["head"] if head else [])}
+    named = config.model_dump_json(include=keys)
     return f"{named} {task_key(config.task)} {config.seed if config.init == SCRATCH else ''}"
 
 

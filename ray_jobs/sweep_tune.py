@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.features import FOLDER, cache_features
+from ray_jobs.features import FOLDER, cache_features, common_features
 from ray_jobs.sweep_config import Study, SweepConfig, Trial
 from ray_jobs.sweep_search import SearchRange, value_at
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
@@ -66,6 +66,8 @@ class Ledger:
         return sum(self.done(trial) for trial in trials)
 
     def _read(self, trial: Trial, name: str) -> dict[str, Any] | None:
+        # unlike `finetune_state.finished` it asks for the inputs only where there is a file: a missing start of a
+        # sweep that has not begun is reported by the check of its trials
         try:
             found: dict[str, Any] = json.loads((Path(trial.config.run_dir) / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -115,9 +117,22 @@ def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable
         evaluated_rewards=scores or None,
         seed=search.seed + len(known),  # the same seed would propose the first points again
     )
-    trainable = tune.with_parameters(_run_searched, study=study, at=at, placement=_placement(config))
+    trainable = tune.with_parameters(
+        _run_searched, study=study, at=at, placement=_placement(config), features=_features_of(config, study)
+    )
     grid = _fit(config, study.trial(*at), trainable, {}, ended, search_alg=algorithm, num_samples=missing)
     _book(grid, lambda values: study.trial(*at, values), ledger)
+
+
+def _features_of(config: SweepConfig, study: Study) -> str:
+    """The features that every point of an Optuna search can learn from; "" = there are none."""
+    search, at = config.search, (config.fractions[0], config.seeds[0])
+    if search is None or config.workers_per_trial or not config.cache_features:
+        return ""
+    ends = [study.trial(*at, {key: value}).config for key, span in search.space.items() for value in span.ends()]
+    root = Path(config.run_dir).absolute() / FOLDER
+    found = common_features(ends, root, config.max_concurrent, config.cpus_per_trial, config.gpus_per_trial)
+    return str(found or "")
 
 
 def known_trials(config: SweepConfig, study: Study, ledger: Ledger) -> list[Trial]:
@@ -224,13 +239,13 @@ def _run_planned(values: dict[str, Any], placement: Mapping[str, Any]) -> None:
 
 
 def _run_searched(
-    values: dict[str, Any], study: Study, at: tuple[float, int], placement: Mapping[str, Any]
+    values: dict[str, Any], study: Study, at: tuple[float, int], placement: Mapping[str, Any], features: str
 ) -> None:
     """A Tune trial whose values a search algorithm has chosen."""
-    _run(study.trial(*at, values).config, placement)
+    _run(study.trial(*at, values).config, placement, features)
 
 
-def _run(config: FinetuneConfig, placement: Mapping[str, Any], features: str = "") -> None:
+def _run(config: FinetuneConfig, placement: Mapping[str, Any], features: str) -> None:
     from ray import tune
 
     open_run(Path(config.run_dir), config, placement)

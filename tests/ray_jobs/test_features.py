@@ -9,10 +9,12 @@ from shard_factory import HEAD, VIEW
 
 from ray_jobs import sweep
 from ray_jobs.console import Console
-from ray_jobs.features import cache_features
+from ray_jobs.features import cache_features, common_features
 from usfm.train.context import PlainContext
 from usfm.train.feature_cache import FeatureCache
 from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.rundir import read_config
 
 VALUES = {
     "encoder": {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}, "steps": 4, "batch_size": 8,
@@ -53,3 +55,40 @@ def test_a_frozen_sweep_computes_features_once_and_scores_as_without(small_shard
     (mask_cache,) = set(cache_features({"a": masks["head-a-1-0"].config}, folder / "features", 2, 1, 0).values())
     taken, normed = FeatureCache(mask_cache).features("train", np.arange(3), [2, 3, 4])
     assert [tuple(tokens.shape) for tokens in (*taken, normed)] == [(3, 17, 96)] * 4
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_optuna_search_of_heads_and_rates_learns_from_features(small_shards: Path, tmp_path: Path) -> None:
+    space = {"optim.lr": {"loguniform": [1e-4, 1e-2]}, "head.name": {"choice": ["linear", "attentive"]}}
+    config = sweep.SweepConfig.build({
+        "run_dir": str(tmp_path / "sweep"), "shards": str(small_shards), "finetune": VALUES, "fractions": [1.0],
+        "seeds": [0], "inits": {"scratch": "scratch"}, "tasks": [{**VIEW, "canvas_px": 64}],
+        "search": {"space": space, "samples": 2, "algorithm": "optuna"},
+    })  # fmt: skip
+    folder = sweep.run(config, Console())
+    (cache,) = (folder / "features").iterdir()
+    assert not cache.name.startswith(".")
+    runs = list(folder.glob("trials/*"))
+    assert len(runs) == 2
+    for run_dir in runs:
+        trial = FinetuneConfig.build(read_config(run_dir))
+        found = json.loads((run_dir / "result.json").read_text())
+        plain = finetune(trial.model_copy(update={"run_dir": str(tmp_path / run_dir.name)}), PlainContext())
+        assert {k: found[k] for k in ("value", "val_value")} == pytest.approx(
+            {k: plain[k] for k in ("value", "val_value")}, abs=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"encoder": {**VALUES["encoder"], "drop_path": 0.5}}, {"img_px": 64}, {"views": "crops"}, {"seed": 1},
+     {"freeze_encoder": False}],
+)  # fmt: skip
+def test_runs_that_see_different_features_share_none(small_shards: Path, tmp_path: Path, change: dict) -> None:
+    one, other = (
+        FinetuneConfig.build({**VALUES, "shards": str(small_shards), "task": {**VIEW, "canvas_px": 64}, **values})
+        for values in ({}, change)
+    )
+    assert common_features([one, other], tmp_path, 1, 1, 0) is None
+    assert not list(tmp_path.iterdir())
