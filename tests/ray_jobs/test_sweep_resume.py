@@ -1,17 +1,22 @@
-"""A sweep whose processes are killed ends with the table of one that was left alone."""
+"""A sweep whose processes are killed, or one trial's alone, ends with the table of one that was left alone."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from shard_factory import VIEW
 
 from ray_jobs import sweep
+from ray_jobs.console import Console
+from usfm.models.bundle import read_bundle_spec
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 
@@ -56,3 +61,45 @@ def test_a_killed_sweep_goes_on_to_the_same_table(small_shards: Path, tmp_path: 
             k: alone[k] for k in ("value", "val_value")
         }
     assert not middle.parent.exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_trial_whose_process_alone_is_killed_goes_on_from_its_state(small_shards: Path, tmp_path: Path) -> None:
+    config = sweep.SweepConfig.build({
+        "run_dir": str(tmp_path / "sweep"), "shards": str(small_shards), "inits": {"scratch": "scratch"},
+        "fractions": [1.0], "seeds": [0], "finetune": {**VALUES, "steps": 60}, "tasks": [{**VIEW, "canvas_px": 64}],
+        "max_concurrent": 1,
+    })  # fmt: skip
+    (trial,) = sweep.trials(config).values()
+    middle, killed = Path(trial.config.run_dir) / "state" / "middle.pt", []
+
+    def kill() -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            if middle.exists():
+                actors = [
+                    p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::Implicit")
+                ]
+                killed.extend(actors)
+                for process in actors:
+                    process.kill()
+                return
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    folder = sweep.run(config, Console())
+    killer.join()
+    assert len(killed) == 1
+    reports = (folder / "tune").glob("*/result.json")
+    told = [json.loads(line) for path in reports for line in path.read_text().splitlines()]
+    assert [row["step"] for row in told] == sorted({row["step"] for row in told}), "no step was taken twice"
+    assert len({row["pid"] for row in told}) == 2
+    with (folder / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    alone = finetune(trial.config.model_copy(update={"run_dir": str(tmp_path / "alone")}), PlainContext())
+    assert row["status"] == "ok"
+    assert {k: float(row[k]) for k in ("value", "val_value")} == {k: alone[k] for k in ("value", "val_value")}
+    there, here = (read_bundle_spec(at / "best").version for at in (Path(trial.config.run_dir), tmp_path / "alone"))
+    assert there == here
