@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, recall_score
 
 from usfm.metrics.intervals import Floats, Ints, WeightedScore
 
@@ -36,11 +35,15 @@ BINS = 15  # of the expected calibration error, as Guo et al. (2017)
 def balanced_accuracy(predicted: Ints, truth: Ints) -> float:
     """Mean recall over the classes that occur in `truth` (scikit-learn), in [0, 1]."""
     # a class that is predicted without occurring costs the others recall; it has none of its own
+    from sklearn.metrics import recall_score  # a second and more that a training process need not wait for
+
     return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0))
 
 
 def confusion(predicted: Ints, truth: Ints, classes: int) -> list[list[int]]:
     """Counts (K, K): rows are the truth, columns the prediction."""
+    from sklearn.metrics import confusion_matrix
+
     counts: list[list[int]] = confusion_matrix(truth, predicted, labels=list(range(classes))).tolist()
     return counts
 

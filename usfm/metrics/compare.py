@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from usfm.errors import DataError
 from usfm.metrics.intervals import Floats, Ints, Score, weighted_difference
@@ -180,6 +179,8 @@ def _exchanges(groups: int, seed: int) -> Floats:
 
 
 def _wilcoxon(difference: Floats, groups: Sequence[str]) -> float:
+    from scipy.stats import wilcoxon  # slow to import
+
     members = np.unique(np.asarray(groups), return_inverse=True)[1]
     per_group = np.bincount(members, difference) / np.bincount(members)
     # equal means differ by rounding alone

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
 
 from usfm.rng import generator
 
@@ -226,6 +225,8 @@ def _joined(differences: Floats, drawn: Floats, apart: bool = False) -> Score:
     low, high = _percentiles(np.divide(total, among, out=np.full(len(total), np.nan), where=among > 0))
     if runs == 1 or np.isnan(low):
         return Score(value, low, high)
+    from scipy.stats import t as student  # a second and more that a training process need not wait for
+
     half = student.ppf((1 + LEVEL) / 2, runs - 1) * differences.std(ddof=1) / np.sqrt(runs)
     # a skewed score's percentiles may lie on one side of its value: that side then has the runs' width alone
     below, above = max(value - low, 0.0), max(high - value, 0.0)

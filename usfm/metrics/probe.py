@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
 
 from usfm.data.folds import group_folds
 from usfm.metrics.classification import balanced_accuracy
@@ -72,6 +71,8 @@ def linear_predict(fit: Floats, labels: Ints, asked: Floats, strength: float = 1
     if len(np.unique(labels)) == 1:
         return np.full(len(asked), labels[0], np.int64)
     mean, scale = _moments(fit)
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     model = LogisticRegression(C=strength, class_weight="balanced", max_iter=MAX_ITERATIONS)
     model.fit((fit - mean) / scale, labels)
     best: Ints = model.predict((asked - mean) / scale).astype(np.int64)
