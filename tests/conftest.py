@@ -1,7 +1,6 @@
-"""Data that tests share: a real corpus where there is one, a small simulated archive, a local cluster."""
+"""Data that tests share: a real corpus where there is one, a small simulated archive, small shards."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,15 +40,6 @@ def corpus() -> Path:
 def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A simulated archive with every medium; read-only. Its manifest is `tiny_archive / "manifest.csv"`."""
     return write_archive(tmp_path_factory.mktemp("tiny_archive"), TINY_COUNTS).parent
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of two CPUs for the tests of one module."""
-    from ray_jobs.cluster import ClusterConfig, connect
-
-    with connect(ClusterConfig(address="local", num_cpus=2, object_store_mb=512)):
-        yield
 
 
 @pytest.fixture(scope="session")

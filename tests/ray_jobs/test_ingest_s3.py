@@ -46,7 +46,7 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(bucket: str, ray_cluster: None) -> None:
+def cluster(bucket: str, own_ray_cluster: None) -> None:
     """Ray, started after the server's address is known: its workers inherit the environment."""
 
 
