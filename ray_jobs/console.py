@@ -11,7 +11,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
 
-__all__ = ["Console", "Stage", "clock_time", "following"]
+__all__ = ["Console", "Stage", "clock_time", "following", "rate_text"]
 
 FOLLOW_EVERY_S = 0.5
 LOG_EVERY_S = 15.0
@@ -52,7 +52,7 @@ class Stage:
             self._pace.append((now, count))
         while len(self._pace) > 2 and now - self._pace[1][0] > max(RECENT_S, self.seconds / 2):
             self._pace.popleft()
-        rate, task = self._rate or f"{self.rate:,.1f} {self._unit}/s", self._progress.tasks[self._task]
+        rate, task = self._rate or rate_text(self.rate, self._unit), self._progress.tasks[self._task]
         left, of = self.left_s, "" if task.total is None else f"/{int(task.total):,}"
         remaining = f"{clock_time(left)} left" if left else ""
         self._progress.update(
@@ -100,6 +100,13 @@ def clock_time(seconds: float) -> str:
     if days:
         return f"{days} d {hours:02d}:{rest // 60:02d}"
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def rate_text(per_second: float, unit: str) -> str:
+    """12.3 images/s, or 3.1 trials/min for what takes longer than two seconds."""
+    if 0 < per_second < 0.5:
+        return f"{60 * per_second:,.1f} {unit}/min"
+    return f"{per_second:,.1f} {unit}/s"
 
 
 @contextlib.contextmanager
@@ -175,7 +182,7 @@ class Console:
             self.say(f"{name:<12} {stage.seconds:.1f} s")
             return
         of_total = f" of {total}" if total is not None and stage.count != total else ""
-        rate = f"({stage.rate:,.1f} {unit}/s)" if stage.seconds > 0.5 else ""
+        rate = f"({rate_text(stage.rate, unit)})" if stage.seconds > 0.5 else ""
         self.say(f"{name:<12} {stage.count}{of_total} {unit} in {stage.seconds:.1f} s {rate}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -25,14 +25,14 @@ from typing import Any
 from ray_jobs import job
 from ray_jobs.cluster import connect, require
 from ray_jobs.console import Console, following
-from ray_jobs.sweep_config import PLACEMENT, Study, SweepConfig, Trial, studies, trials
+from ray_jobs.sweep_config import PLACEMENT, TABLE, Study, SweepConfig, Trial, studies, trials
 from ray_jobs.sweep_search import write_best
 from ray_jobs.sweep_table import OK, best_trials, discard_beaten, keep_best, summarise, write_tables
 from ray_jobs.sweep_tune import TUNE, Ledger, known_trials, run_study, run_trials
 from usfm.data.tasks import load_task
-from usfm.errors import UsfmError
+from usfm.errors import ConfigError, UsfmError
 from usfm.report.downstream.sweep_page import write_sweep_report
-from usfm.train.rundir import open_run
+from usfm.train.rundir import open_run, read_config
 
 __all__ = ["SweepConfig", "main", "plan", "run", "trials"]
 
@@ -61,7 +61,8 @@ def run(config: SweepConfig, console: Console) -> Path:
     for study in studies(config):
         study.trial(config.fractions[0], config.seeds[0]).config.resolved_encoder()  # said now, not by every trial
     planning = plan(config)
-    open_run(folder, config, planning, may_change=PLACEMENT)
+    _require_same(planned)
+    open_run(folder, config, planning, may_change=PLACEMENT if config.search else (*PLACEMENT, *TABLE))
     if planning["done"] < planning["trials"]:
         with _cluster(config, console, folder), _progress(config, console, planning["trials"], planned, ledger):
             _run_missing(config, planned, ledger)
@@ -79,6 +80,19 @@ def run(config: SweepConfig, console: Console) -> Path:
         write_best(folder / BEST, [(task, init, trial.searched) for (task, init), trial in best.items()])
         console.say(f"best values: {folder / BEST}")
     return folder
+
+
+def _require_same(planned: Mapping[str, Trial]) -> None:
+    """A sweep that goes on with more seeds, say, must not take a trial of other settings for one of its own."""
+    for name, trial in planned.items():
+        folder = Path(trial.config.run_dir)
+        if (folder / "config.yaml").exists():
+            old, new = read_config(folder), trial.config.model_dump(mode="json")
+            if changed := sorted(key for key in {*old, *new} if old.get(key) != new.get(key)):
+                raise ConfigError(
+                    f"{folder} holds trial {name} with other values of {', '.join(changed)}; give the task or "
+                    "initialisation another name, or the sweep another run_dir"
+                )
 
 
 def _run_missing(config: SweepConfig, planned: Mapping[str, Trial], ledger: Ledger) -> None:

@@ -18,13 +18,15 @@ from usfm.data.tasks import TaskConfig
 from usfm.errors import ConfigError
 from usfm.train.finetune_config import FinetuneConfig
 
-__all__ = ["PLACEMENT", "Study", "SweepConfig", "Trial", "studies", "trials"]
+__all__ = ["PLACEMENT", "TABLE", "Study", "SweepConfig", "Trial", "studies", "trials"]
 
 PLACEMENT = (
     *("run_dir", "max_concurrent", "workers_per_trial", "cpus_per_trial", "gpus_per_trial", "cache_features"),
     *("keep", "retries", "cluster"),
 )
 """Keys that may change when a sweep goes on."""
+TABLE = ("tasks", "inits", "fractions", "seeds")
+"""Keys that say which trials a table has: it may grow, while each trial stays what its own folder says."""
 AXES = ("run_dir", "shards", "task", "fraction", "seed")
 NAME = r"[^\W_][\w+.-]{0,63}"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from ray_jobs import console as module
-from ray_jobs.console import LOG_EVERY_S, Console
+from ray_jobs.console import LOG_EVERY_S, Console, rate_text
 
 
 class Clock:
@@ -52,6 +52,12 @@ def test_a_log_file_gets_a_line_now_and_then(clock: Clock, capsys: pytest.Captur
     # more than LOG_EVERY_S apart: after updates 4 and 8
     assert [line.split()[:2] for line in lines] == [["train", "40/100"], ["train", "80/100"]]
     assert all("2.0 images/s" in line and line.endswith("loss [b]0.5[/b]") for line in lines)
+
+
+def test_a_rate_is_told_in_a_unit_that_shows_it() -> None:
+    assert [rate_text(rate, "trials") for rate in (0.0, 0.02, 0.7, 1234.5)] == [
+        "0.0 trials/s", "1.2 trials/min", "0.7 trials/s", "1,234.5 trials/s"
+    ]  # fmt: skip
 
 
 def test_messages_are_not_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.journal import read_journal
+from usfm.train.rundir import open_run
 
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 VALUES = {"encoder": ENCODER, "steps": 6, "batch_size": 8, "eval_every": 2, "optim": {"lr": 1e-3, "base_batch": 8}}
@@ -71,10 +72,15 @@ def test_trials_report_fail_alone_and_are_not_done_twice(small_shards: Path, tmp
     scored_by_hand.parent.mkdir()
     scored_by_hand.write_text("of `usfm evaluate`")
     (folder / "best" / "gone").mkdir()  # of a task that has no score any more
-    sweep.run(broken, Console())
+    # and the table may grow
+    more = broken.model_copy(update={"fractions": [0.25, 0.5, 1.0]})
+    sweep.run(more, Console())
+    assert [(row["task"], row["fraction"]) for row in results(folder) if row["status"] == "ok"] == [
+        ("head", "0.25"), ("head", "0.5"), ("head", "1.0")
+    ]  # fmt: skip
     assert scored_by_hand.exists()
     assert [path.name for path in (folder / "best").iterdir()] == ["head"]
-    assert {p: p.stat().st_mtime_ns for p in folder.glob("trials/head-*/result.json")} == done
+    assert {p: p.stat().st_mtime_ns for p in done} == done
 
 
 @pytest.mark.ray
@@ -122,6 +128,15 @@ def test_the_scheduler_stops_a_weak_trial_and_keeps_the_finished_one(small_shard
     assert yaml.safe_load((tmp_path / "best.yaml").read_text()) == {"view": {"scratch": {"optim": {"lr": 1e-3}}}}
     tuned = config_of(small_shards, tmp_path / "table", tuned=str(tmp_path / "best.yaml"), tasks=config.tasks)
     assert {trial.config.optim.lr for trial in sweep.trials(tuned).values()} == {1e-3}
+
+
+def test_a_trial_of_other_settings_is_not_taken_for_one_of_the_table(small_shards: Path, tmp_path: Path) -> None:
+    view = {"tasks": [{**VIEW, "canvas_px": 64}], "fractions": [1.0]}
+    trial = sweep.trials(config_of(small_shards, tmp_path, **view))["view-scratch-1-0"].config
+    open_run(Path(trial.run_dir), trial, {})
+    other = config_of(small_shards, tmp_path, **view, inits={"scratch": {"optim": {"lr": 1e-2}}}, seeds=[0, 1])
+    with pytest.raises(ConfigError, match="holds trial view-scratch-1-0 with other values of optim; give the task"):
+        sweep.run(other, Console())
 
 
 def test_results_of_other_shards_do_not_count_as_done(small_shards: Path, tmp_path: Path) -> None:

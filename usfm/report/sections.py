@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from usfm.data.assemble import QUARANTINE_NAME, read_quarantine
+from upath import UPath
+
 from usfm.data.ledger import LEDGER_JSON
 from usfm.data.schema import SPLITS
 from usfm.data.shards import ShardIndex
@@ -13,6 +14,7 @@ from usfm.errors import UsfmError
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, METRIC
 from usfm.predict.predictor import NOTICE, read_spec
 from usfm.report import figures, numbers
+from usfm.report.data_records import quarantine_records
 from usfm.report.inputs import ReportInputs
 from usfm.report.overlays import contours
 from usfm.report.panels import reconstruction_panels, run_config
@@ -24,7 +26,6 @@ from usfm.train.journal import read_journal
 __all__ = ["SECTIONS", "read_json", "shorten"]
 
 PANEL_ORGANS = 8
-QUARANTINE_ROWS = 100
 LONG_TEXT, LONG_LIST = 72, 12
 # what the value of one image is, by the score that selects; `usfm.metrics.items`
 ITEM_VALUES = {"dice": "Dice", "auroc": "Share of labels right", "mae": "Absolute error", "psnr": "PSNR in dB"}
@@ -37,7 +38,6 @@ def _data(inputs: ReportInputs) -> dict[str, Any]:
     for file in index.files:
         of_split = rows.setdefault(file.organ, dict.fromkeys(SPLITS, 0))
         of_split[file.split] = of_split.get(file.split, 0) + file.rows
-    refused = read_quarantine(inputs.shards) if (inputs.shards / QUARANTINE_NAME).is_file() else None
     return {
         "splits": SPLITS,
         "rows": dict(sorted(rows.items())),
@@ -45,8 +45,7 @@ def _data(inputs: ReportInputs) -> dict[str, Any]:
         "megabytes": sum(file.bytes for file in index.files) / 1e6,
         "fingerprint": index.fingerprint,
         "ledger": read_json(inputs.shards / LEDGER_JSON),
-        "refused": None if refused is None else refused[:QUARANTINE_ROWS],
-        "refused_count": len(refused or ()),
+        "quarantine": quarantine_records(UPath(inputs.shards), (), 0),
         "sheet": [(thumb, png_uri(thumb.pixels)) for thumb in contact_sheet(inputs.shards)],
     }
 
