@@ -4,6 +4,7 @@
     tables/points            test score by task, initialisation and label fraction, with intervals
     tables/differences       paired differences between initialisations
     tables/unseen            the same over images that pre-training never saw, of tasks in folds
+    tables/measured          errors of what the masks measure (circumference in mm), and paired differences
     tables/matches           share of the labels that gives the score from scratch with all
     tables/organs, sources   the same score on the test images of each organ, of each source
     tables/scores            all further scores with all labels

@@ -15,6 +15,7 @@ from usfm.models.bundle import load_bundle
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import Drawn, draw_cases, worst
 from usfm.report.downstream.charts import curve_chart, difference_chart, reliability_chart
+from usfm.report.downstream.measured import Measured, measured
 from usfm.report.downstream.points import Difference, Match, Point, differences, matches, points, unseen_differences
 from usfm.report.downstream.robust import Grid, robust_grid
 from usfm.report.downstream.tables import SweepTables
@@ -23,8 +24,8 @@ from usfm.report.template import share
 __all__ = ["TABLE_NAMES", "Calibration", "Claim", "TaskPart", "task_part"]
 
 TABLE_NAMES = (
-    *("points", "differences", "unseen", "matches", "organs", "sources", "scores", "calibration", "robustness"),
-    "worst",
+    *("points", "differences", "unseen", "measured", "matches"),
+    *("organs", "sources", "scores", "calibration", "robustness", "worst"),
 )
 FEW_LABELS = 0.2  # the share of the labels at which the paper claims that its encoder holds
 WORST = 8
@@ -78,6 +79,7 @@ class TaskPart:
         points: of the curves, by fraction.
         differences: paired, by pair and fraction.
         unseen: the same differences over the images that pre-training never saw, of a task in folds; else none.
+        measured: errors of what the masks measure, by fraction and initialisation.
         matches: share of the labels that equals all labels from scratch.
         claim: with few labels; None where there is one fraction alone.
         curve: chart.
@@ -98,6 +100,7 @@ class TaskPart:
     points: list[Point]
     differences: list[Difference]
     unseen: list[Difference]
+    measured: dict[float, dict[str, Measured]]
     matches: list[Match]
     claim: Claim | None
     curve: Markup
@@ -140,6 +143,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
         points=sorted(found, key=lambda point: (point.fraction, inits.index(point.init))),
         differences=compared,
         unseen=unseen_differences(tables, name),
+        measured=measured(tables, name),
         matches=matched,
         claim=_claim(found, compared, lead, tables.base),
         curve=curve_chart(found, tables.inits, tables.base, matched[0] if matched else None),
@@ -150,6 +154,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
     part.tables.update(
         points=[point.row() for point in part.points], differences=[of.row() for of in compared],
         unseen=[of.row() for of in part.unseen],
+        measured=[one.row() for of_fraction in part.measured.values() for one in of_fraction.values()],
         matches=[of.row() for of in matched],
         organs=by["organ"], sources=by["source"], scores=by["score"],
         calibration=part.calibration.rows if part.calibration else [],
