@@ -25,6 +25,7 @@ def following_run(
     before = last_row(run_dir)  # of an earlier process, perhaps of a step that will be done again
     with console.stage("pretrain", derived.total_samples, "images") as stage:
         stage.resume(start * config.batch.global_size)
+        stage.note("workers are starting")
         problems = Problems(run_dir)
 
         def show() -> None:
@@ -32,6 +33,8 @@ def following_run(
                 stage.says_rate(f"{row['images_per_s']:,.0f} images/s")
                 stage.note(progress_note(row, config.epochs))
                 stage.to(row["step"] * config.batch.global_size)
+            else:
+                stage.to(stage.count)  # a line now and then, so that nobody takes the start for a standstill
             for text in problems.new():
                 console.warn(f"checkpoint {text}")
 

@@ -8,13 +8,15 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ray_jobs import console as module
 from ray_jobs.console import LOG_EVERY_S, Console, clock_time, following
-from ray_jobs.pretrain_progress import LOSSES, progress_note
+from ray_jobs.pretrain_progress import LOSSES, following_run, progress_note
 from usfm.models.objectives import OBJECTIVES
 from usfm.train.journal import last_row
 
@@ -44,6 +46,19 @@ def test_a_row_in_one_line() -> None:
 
 def test_the_terms_of_every_objective_are_shown() -> None:
     assert set(LOSSES) == {term for kind in OBJECTIVES.values() for term in kind.term_names}
+
+
+def test_a_run_without_a_row_says_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "LOG_EVERY_S", 0)
+    config = SimpleNamespace(batch=SimpleNamespace(global_size=8), epochs=1)
+    said = ""
+    with following_run(Console(), tmp_path, SimpleNamespace(total_samples=64), config, 2):
+        while "workers are starting" not in said:
+            time.sleep(0.05)
+            said += capsys.readouterr().out
+    assert said.split()[:2] == ["pretrain", "16/64"]
 
 
 def test_times_as_people_write_them() -> None:
