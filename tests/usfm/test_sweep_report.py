@@ -19,7 +19,7 @@ from usfm.report.downstream.cases import worst
 from usfm.report.downstream.charts import MARKERS, colours, reached, readable
 from usfm.report.downstream.points import Match, differences, matches, pairs, points
 from usfm.report.downstream.robust import grid_of
-from usfm.report.downstream.sweep_page import write_sweep_report
+from usfm.report.downstream.sweep_page import _same_budget, write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
 from usfm.report.template import share
 from usfm.train.context import PlainContext
@@ -281,6 +281,16 @@ def test_worst_cases_and_robustness_come_from_the_kept_bundles(small_shards: Pat
     assert len(robustness) == 2 * 19
     cost = pd.read_csv(tmp_path / "tables" / "cost.csv")
     assert cost.image_views.tolist() == [16, 16]  # two steps of eight
+    assert "at the same budget of images" in page.text
+
+
+def test_a_budget_is_called_the_same_where_it_is() -> None:
+    def spent(**views: float) -> list[dict]:
+        return [{"task": task, "trials": 2, "image_views": n} for name, n in views.items() for task in (name[0],)]
+
+    assert _same_budget(spent(a1=32, a2=32, b1=64))
+    assert not _same_budget(spent(a1=32, a2=64))
+    assert not _same_budget(spent(a1=float("nan")))
 
 
 def test_a_task_in_folds_is_reported_over_all_its_patients(tmp_path: Path) -> None:

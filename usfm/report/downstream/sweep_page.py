@@ -16,8 +16,11 @@
 Every table is written as CSV and as Parquet.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
@@ -62,6 +65,7 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         tasks=tasks,
         absent=[left_out for task in tasks for left_out in task.absent],
         cost=spent,
+        same_budget=_same_budget(spent),
         colours={init: css_colour(c) for init, c in colours(tables.inits, tables.base).items()},
         readable=readable,
         reached=reached,
@@ -73,3 +77,11 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
+
+
+def _same_budget(spent: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all trials of a task saw as many images; not said where that is not known (NaN)."""
+    views: dict[str, set[float]] = {}
+    for row in spent:
+        views.setdefault(row["task"], set()).add(row["image_views"] / row["trials"])
+    return all(len(of_task) == 1 and not math.isnan(*of_task) for of_task in views.values())
