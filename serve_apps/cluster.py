@@ -19,6 +19,7 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # 2-4 times the requests per second on one proxy
     # the line above also opens a port of its own on each HTTP replica, and then a stop takes 30 s of draining
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    "RAY_worker_niceness": "0",  # 15 otherwise: behind all else on the machine, where the proxy may not even start
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # do not hide GPUs from actors that ask for none
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves a hospital's network unasked
 }

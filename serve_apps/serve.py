@@ -35,9 +35,10 @@ def deploy(config: ServeConfig, blocking: bool = False) -> str:
     Raises:
         ConfigError: no bundles are named, or two have one name.
         CheckpointError: a folder is not a bundle.
-        EnvironmentProblem: the port is taken, or the models did not get ready in time.
+        EnvironmentProblem: the port is taken, or the proxy or the models did not get ready in time.
     """
     from ray import serve
+    from ray.exceptions import RayError
 
     from serve_apps.app import APP_NAME, build
 
@@ -49,14 +50,14 @@ def deploy(config: ServeConfig, blocking: bool = False) -> str:
             )
     else:
         config = config.model_copy(update={"port": free_port(config.host, config.port)})
-        serve.start(
-            http_options={
-                "host": config.host,
-                "port": config.port,
-                "request_timeout_s": config.request_timeout_s,
-            },
-            logging_config={"enable_access_log": False},
-        )
+        http = {"host": config.host, "port": config.port, "request_timeout_s": config.request_timeout_s}
+        try:
+            serve.start(http_options=http, logging_config={"enable_access_log": False})
+        except (RayError, TimeoutError) as error:
+            raise EnvironmentProblem(
+                f"Serve's HTTP proxy did not start: {_last_line(error)} Most likely the machine has no time or "
+                "memory left for it; see `ray status` and the load, and try again"
+            ) from None
     url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
     try:
         serve.run(app, name=APP_NAME, route_prefix="/", logging_config={"enable_access_log": False})

@@ -12,6 +12,8 @@ from usfm.data.simulate import write_archive
 # before any test module can import ray, which reads its switches once
 set_environment()
 set_token()
+# Ray's workers run at nice 15 otherwise, behind the tests' own processes, and some starts take minutes
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_COUNTS = {
