@@ -32,7 +32,7 @@ class EvaluateConfig(Config):
         model: a fine-tuning run, whose best bundle is used, or a bundle.
         shards: folder of shards; None = those that it was trained from.
         split: split to score on; "all" for a set that was never trained on. Of a task in folds "test" is the fold
-            that the bundle was kept from.
+            that the bundle was kept from, which other shards and `sources` do not have.
         sources: score on rows of these sources alone; None = those of the task.
         task: the task; None = the one that the bundle was trained for, as the run or sweep around it says.
         mode: whole images or sliding windows (`usfm.models.windows`); None = as the bundle says.
@@ -79,10 +79,18 @@ class _Inputs:
             raise ConfigError(
                 f"no fine-tuning run or sweep around {config.bundle} says which {lacks} it is for; give {lacks}=..."
             )
+        in_folds = task.split_by == "folds" and "fold" in spec.metrics
+        elsewhere = config.sources is not None or shards != values.get("shards", shards)
+        if in_folds and elsewhere and config.split != "all":
+            raise ConfigError(
+                f"{config.bundle} was trained on other folds of its shards: split={config.split} of other shards, "
+                f"or with sources={config.sources}, would hold patients that it was trained on; leave them out, or "
+                "give split=all and data that it never saw"
+            )
         if config.sources is not None:
             split = {"split_by": "split", "train_sources": [], "test_sources": [], "folds": 5, "fold": 0}
             task = task.model_copy(update={"sources": config.sources, **split})
-        elif task.split_by == "folds" and "fold" in spec.metrics:  # a sweep states its tasks without a fold
+        elif in_folds:  # a sweep states its tasks without a fold
             task = task.model_copy(update={"fold": int(spec.metrics["fold"])})
         return cls(task, shards, load_split(shards, task, config.split))
 

@@ -75,9 +75,9 @@ def write_tables(folder: Path, trials: Sequence[Trial], ledger: Ledger) -> pd.Da
 
 
 def best_trials(trials: Iterable[Trial], ledger: Ledger, alike: Callable[[Trial], Key]) -> dict[Key, Trial]:
-    """The trial with the best validation score, the first of equals, among those that `alike` gives one key."""
+    """The trial with the best validation score, the first name of equals, among those of one key of `alike`."""
     best: dict[Key, tuple[float, Trial]] = {}
-    for trial in trials:
+    for trial in sorted(trials, key=lambda trial: trial.name):  # whatever order a table is told in
         if result := ledger.result(trial):
             key = alike(trial)
             higher = HIGHER_IS_BETTER[result["metric"]]
@@ -93,7 +93,7 @@ def keep_best(folder: Path, trials: Iterable[Trial], ledger: Ledger) -> None:
     One that is there already is left alone, together with what `usfm evaluate` has written into it.
     """
     best = best_trials(trials, ledger, lambda trial: trial.config.task.name)
-    for other in [path for path in (folder / "best").glob("*") if path.name not in best]:
+    for other in [path for path in (folder / "best").glob("*/") if path.name not in best]:
         shutil.rmtree(other)
     for task, trial in best.items():
         source, target = Path(trial.config.run_dir) / "best", folder / "best" / task

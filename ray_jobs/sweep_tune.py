@@ -248,7 +248,7 @@ def _run_searched(
 def _run(config: FinetuneConfig, placement: Mapping[str, Any], features: str) -> None:
     from ray import tune
 
-    open_run(Path(config.run_dir), config, placement)
+    open_run(Path(config.run_dir), config, placement, may_change=("run_dir",))
     if placement["workers_per_trial"]:
         from ray.tune.integration.ray_train import TuneReportCallback
 

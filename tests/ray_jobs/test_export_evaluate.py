@@ -21,7 +21,7 @@ from usfm.data.stream import ImageStream
 from usfm.data.tasks import TaskConfig, load_task
 from usfm.errors import CheckpointError, ConfigError
 from usfm.metrics.evaluation import evaluate as score
-from usfm.models.bundle import load_bundle
+from usfm.models.bundle import OURS, SPEC, load_bundle
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.context import PlainContext, best_device
 from usfm.train.finetune import finetune
@@ -201,6 +201,24 @@ def test_a_bundle_alone_is_scored_on_other_shards(finetuned: FinetuneConfig, tmp
     assert page.count("images of it trained the head, perhaps these among them") == 1  # split=all: nobody knows
     config = config.model_copy(update={"sources": ["elsewhere"], "output": str(tmp_path / "out")})
     assert evaluate.plan(config)["items"] == 3
+
+
+def test_a_bundle_of_a_fold_is_not_scored_on_patients_that_it_was_trained_on(
+    finetuned: FinetuneConfig, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(finetuned.run_dir, run_dir)
+    spec = json.loads((run_dir / "best" / SPEC).read_text())
+    (spec.get(OURS) or spec)["metrics"]["fold"] = 1
+    (run_dir / "best" / SPEC).write_text(json.dumps(spec))
+    task = finetuned.task.model_copy(update={"split_by": "folds", "folds": 3})
+    (run_dir / "config.yaml").write_text(finetuned.model_copy(update={"task": task}).to_yaml())
+    tested = load_task(finetuned.shards, task.model_copy(update={"fold": 1}))["test"]
+    assert evaluate.plan(EvaluateConfig(model=str(run_dir)))["items"] == len(tested)
+    for elsewhere in ({"sources": ["made"]}, {"shards": str(tmp_path)}):
+        with pytest.raises(ConfigError, match="was trained on other folds of its shards"):
+            evaluate.plan(EvaluateConfig(model=str(run_dir), **elsewhere))
+    assert evaluate.plan(EvaluateConfig(model=str(run_dir), sources=["made"], split="all"))["items"] > len(tested)
 
 
 def test_a_bundle_of_another_kind_is_refused(finetuned: FinetuneConfig) -> None:

@@ -139,6 +139,22 @@ def test_a_trial_of_other_settings_is_not_taken_for_one_of_the_table(small_shard
         sweep.run(other, Console())
 
 
+def test_a_table_may_grow_and_be_moved_but_not_lose_what_it_has(small_shards: Path, tmp_path: Path) -> None:
+    view = {"tasks": [{**VIEW, "canvas_px": 64}], "fractions": [1.0]}
+    had = config_of(small_shards, tmp_path / "old", **view, seeds=[0, 1])
+    open_run(tmp_path / "old", had, {})
+    trial = sweep.trials(had)["view-scratch-1-0"].config
+    open_run(Path(trial.run_dir), trial, {})
+    lost = config_of(small_shards, tmp_path / "old", **view, seeds=[1, 2])
+    with pytest.raises(ConfigError, match="has trials of seeds 0; a table may grow but not lose what it has"):
+        sweep.run(lost, Console())
+    (tmp_path / "old").rename(tmp_path / "new")
+    sweep._require_same(sweep.trials(config_of(small_shards, tmp_path / "new", **view, seeds=[0, 1, 2])))
+    changed = config_of(small_shards, tmp_path / "new", **view, finetune={**VALUES, "steps": 8})
+    with pytest.raises(ConfigError, match="with other values of steps"):
+        sweep._require_same(sweep.trials(changed))
+
+
 def test_results_of_other_shards_do_not_count_as_done(small_shards: Path, tmp_path: Path) -> None:
     config = config_of(small_shards, tmp_path, tasks=[{**VIEW, "canvas_px": 64}], fractions=[1.0])
     trial = sweep.trials(config)["view-scratch-1-0"].config

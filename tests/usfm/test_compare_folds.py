@@ -90,6 +90,23 @@ def test_the_interval_over_folds_holds_a_known_difference(of_run: float, least: 
     assert np.mean(widths) / 2 < 1.33 * 2.78 * np.hypot(0.3 / 10, of_run / np.sqrt(5))
 
 
+def test_a_pair_without_a_score_counts_in_none_of_the_tests() -> None:
+    def labels(on: list[float], say: list[float], groups: str, start: int) -> list[dict]:
+        pairs = zip(on, say, groups, strict=True)
+        return [{"id": f"i{start + n}", "group": g, "value": 1.0, "t_a": t, "p_a": p}
+                for n, (t, p, g) in enumerate(pairs)]  # fmt: skip
+
+    both, one = ([1.0, 0.0, 1.0, 0.0], "pqrs"), ([0.0, 0.0], "tu")
+    first = [labels(both[0], [0.9, 0.1, 0.8, 0.2], both[1], 0), labels(one[0], [0.1, 0.2], one[1], 4)]
+    second = [labels(both[0], [0.9, 0.1, 0.1, 0.8], both[1], 0), labels(one[0], [0.3, 0.2], one[1], 4)]
+    got, alone = compare(first, second, "auroc", ["a"]), compare(first[:1], second[:1], "auroc", ["a"])
+    assert got == alone
+    assert (got.seeds, got.groups) == (1, 4)
+    none = compare(first[1:], second[1:], "auroc", ["a"])
+    assert np.isnan([none.difference.value, none.p_permutation, none.p_wilcoxon]).all()
+    assert (none.better, none.seeds) == (False, 0)
+
+
 def test_runs_that_share_a_patient_are_joined_and_one_patient_has_no_interval() -> None:
     zero, some = weighted_mean(np.zeros(2)), [weighted_mean(np.array(v)) for v in ([0.1, 0.4], [0.3, 0.8])]
     apart = weighted_difference(some, [zero, zero], [["p", "q"], ["r", "s"]], 500, 0)

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from usfm.errors import DataError
-from usfm.metrics.intervals import Floats, Ints, Score, weighted_difference
+from usfm.metrics.intervals import Floats, Ints, Score, WeightedScore, weighted_difference
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items, column, selecting_score
 from usfm.rng import generator
 
@@ -90,8 +90,15 @@ def compare(
         order = orders[frozenset(str(item["id"]) for item in one)]
         a.append(_in_order(one, order))
         b.append(_in_order(other, order))
+    scores = [tuple(selecting_score(metric, items, classes) for items in pair) for pair in zip(a, b, strict=True)]
+    # a pair whose score is not defined (AUROC of one class) says nothing, to the interval and to the tests
+    said = [n for n, (one, other) in enumerate(scores) if not np.isnan(_whole(one, a[n]) - _whole(other, b[n]))]
+    if not said:
+        nothing = Score(float("nan"), float("nan"), float("nan"))
+        return Comparison(metric, nothing, float("nan"), float("nan"), 0, 0, 0)
+    a, b = [a[n] for n in said], [b[n] for n in said]
+    ours, theirs = [scores[n][0] for n in said], [scores[n][1] for n in said]
     groups = [[str(item["group"]) for item in items] for items in a]
-    ours, theirs = ([selecting_score(metric, items, classes) for items in runs] for runs in (a, b))
     patient = {str(item["id"]): str(item["group"]) for items in a for item in items}
     values = [_mean_values(runs, list(patient)) for runs in (a, b)]
     return Comparison(
@@ -124,6 +131,10 @@ def fraction_to_match(curve: Mapping[float, float], target: float, higher_is_bet
         if below < 0 <= above:
             return math.exp(left + (right - left) * -below / (above - below))
     return None
+
+
+def _whole(score: WeightedScore, items: Items) -> float:
+    return float(score(np.ones((1, len(items))))[0])
 
 
 def _in_order(items: Items, order: Sequence[str]) -> Items:

@@ -155,8 +155,9 @@ def weighted_difference(
     Run k of `first` and of `second` were scored on the same items; those of another pair may be others (folds). One
     draw of the patients of all runs together serves every run, with the weights of its own items. The interval is
     that of `class_scores_over_seeds`: patients and, for S > 1, runs. Where no two runs have a patient in common,
-    runs differ by their patients too: each of the two parts then knows of both, and the wider one of a side is
-    taken (joined they would count patients twice: 99 % where 95 % is said, in a simulation of five folds). A draw's
+    runs differ by their patients too: Student's t then knows of both, the bootstrap of patients alone, and the
+    wider one of a side is taken, which guards against a small spread of a few runs by luck (joined they would count
+    patients twice: 99 % where 95 % is said, in a simulation of five folds whose runs are alike). A draw's
     difference is the mean over the runs where it is defined; a run whose own difference is not (AUROC of one class)
     does not count at all.
 

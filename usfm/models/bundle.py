@@ -195,6 +195,11 @@ def read_bundle_spec(folder: Path) -> BundleSpec:
         document = json.loads((folder / SPEC).read_text(encoding="utf-8"))
         return BundleSpec.build(document.get(OURS, document))
     except FileNotFoundError:
+        if (folder / "evaluation.json").is_file():
+            raise CheckpointError(
+                f"{folder} has scores but no weights: its sweep kept those of the best trial alone; the best heads "
+                "are in SWEEP/best, and keep=all keeps every one"
+            ) from None
         raise CheckpointError(
             f"no model bundle at {folder} (no {SPEC} there); `usfm finetune` leaves one in RUN/best, `usfm export` "
             "writes one from a pre-training run"

@@ -49,11 +49,11 @@ def publish_folder(partial: Path, target: Path) -> None:
     for file in partial.iterdir():
         sync(file)
     sync(partial)
-    before = _set_aside(target) if target.exists() else None
+    if target.exists():
+        _set_aside(target)
     os.replace(partial, target)
     sync(target.parent)
-    if before is not None:
-        shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(_aside(target), ignore_errors=True)  # also what a kill between the two renames left
 
 
 def remove_folder(folder: Path) -> None:
@@ -62,7 +62,11 @@ def remove_folder(folder: Path) -> None:
 
 
 def _set_aside(folder: Path) -> Path:
-    going = folder.with_name(f".{folder.name}.removed{LEFTOVER}")
+    going = _aside(folder)
     shutil.rmtree(going, ignore_errors=True)
     os.replace(folder, going)
     return going
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.removed{LEFTOVER}")

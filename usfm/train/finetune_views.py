@@ -95,10 +95,10 @@ class ImageViews:
         config, data, index = self._config, self._data, torch.from_numpy(position)
         height, width = torch.from_numpy(data.height[rows]), torch.from_numpy(data.width[rows])
         boxes, flip, turn = self._boxes(index, height, width)
-        images = turned(resample(self._on(data.image[rows]), boxes, self._px, flip), turn)
-        kind = config.task.kind
-        if config.degrade_views is not None:
+        images, kind = resample(self._on(data.image[rows]), boxes, self._px, flip), config.task.kind
+        if config.degrade_views is not None:  # while rows are still depth
             images = degrade(images, index.to(self._device), config.degrade_views, config.seed)
+        images = turned(images, turn)
         if kind == "segmentation":
             masks = resample(self._on(data.mask[rows]), boxes, self._px, flip, nearest=True)
             target = turned(masks, turn)[:, 0].long()

@@ -120,8 +120,9 @@ class TaskPart:
     @property
     def tested_once(self) -> bool:
         """Whether these seeds tested every known patient exactly once."""
-        seeds = len(self.points[0].seeds)
-        return self.config.split_by == "folds" and self.folds_tested == seeds == self.config.folds
+        seeds, everywhere = self.points[0].seeds, {point.seeds for point in self.points}
+        once = self.folds_tested == len(seeds) == self.config.folds
+        return self.config.split_by == "folds" and once and everywhere == {seeds}
 
 
 def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
@@ -173,7 +174,7 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
             reason = f"no trial of it with {share(part.most)} of the labels has a score"
             part.absent.append((f"test images of {name} from {init}", reason))
             continue
-        # the one whose bundle a sweep always keeps; chosen on the validation set, so it flatters nobody
+        # the one whose bundle a sweep always keeps; chosen on validation sets, in folds on those of its own fold
         shown = rows.sort_values("val_value", ascending=not HIGHER_IS_BETTER[part.metric], kind="stable").iloc[0]
         try:
             data = load_task(tables.config["shards"], part.config.of_seed(int(shown.seed)))["test"]
@@ -187,9 +188,13 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
             continue
         keys = {"task": name, "init": init, "fraction": part.most, "seed": int(shown.seed)}
         if robustness:
-            grid = robust_grid(model, data, part.config, spec.inference)
-            part.robustness[init] = grid
-            part.tables.setdefault("robustness", []).extend(keys | row for row in grid.rows)
+            try:
+                grid = robust_grid(model, data, part.config, spec.inference)
+            except UsfmError as error:  # no number for an image that is made worse
+                part.absent.append((f"robustness of {name} from {init}", str(error)))
+            else:
+                part.robustness[init] = grid
+                part.tables.setdefault("robustness", []).extend(keys | row for row in grid.rows)
         if init == part.lead:
             items = tables.runs(name, init, part.most)[int(shown.seed)]
             part.cases.extend(
