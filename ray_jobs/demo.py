@@ -21,6 +21,7 @@ from usfm.config import Config
 from usfm.data.shard_reader import ShardReader
 from usfm.data.tasks import TaskConfig, load_task
 from usfm.errors import UsfmError
+from usfm.models.bundle import read_bundle_spec
 from usfm.report.page import ReportInputs, ServeSample, StageTime, build_report
 
 __all__ = ["DemoConfig", "main", "plan", "run"]
@@ -134,6 +135,8 @@ def _serve(config: DemoConfig, stages: _Stages, bundles: Sequence[Path], archive
     url = service.deploy(settings(bundles=[str(path) for path in bundles], port=config.port))
     try:
         task, verb, asked = _question(config.sweep.tasks, {path.name for path in bundles})
+        spec = read_bundle_spec(next(path for path in bundles if path.name == task.name))
+        task = task.model_copy(update={"fold": int(spec.metrics.get("fold", task.fold))})
         name, body, shown = _unseen(stages.ingest.output, task, Path(archive))
         began = time.perf_counter()
         # trust_env: a hospital's proxy settings must not catch a request to this very machine
@@ -163,7 +166,9 @@ def _unseen(shards: str, task: TaskConfig, archive: Path) -> tuple[str, bytes, b
     """Name and bytes of a test image (the source's own file where it is at hand), and a picture of it."""
     wanted = load_task(shards, task)["test"].ids[0]
     reader = ShardReader(shards)
-    files = [f for f in reader.index.files if f.split == "test" and f.organ in task.organs]
+    # a fold is no split of ingest
+    whole = task.split_by == "folds"
+    files = [f for f in reader.index.files if f.organ in task.organs and (whole or f.split == "test")]
     row = next(row for row in reader.table(files).to_pylist() if row["id"] == wanted)
     name = row["id"].removeprefix(row["source"] + "/").rsplit("#", 1)[0]
     original = (archive if archive.is_dir() else archive.parent) / name

@@ -1,9 +1,12 @@
 """What the demo asks of the service that it started."""
 
-import pytest
+from pathlib import Path
 
-from ray_jobs.demo import _question
-from usfm.data.tasks import TaskConfig
+import pytest
+from shard_factory import HEAD as LABELLED
+
+from ray_jobs.demo import _question, _unseen
+from usfm.data.tasks import TaskConfig, load_task
 
 HEAD = TaskConfig.build({"name": "head", "kind": "segmentation", "organs": ["x"], "classes": {"head": ["*"]}})
 VIEW = TaskConfig.build(
@@ -26,3 +29,11 @@ BETTER = TaskConfig.build({"name": "better", "kind": "enhancement", "organs": ["
 )
 def test_a_segmentation_is_asked_first_and_only_what_is_served(tasks, served, task, verb, parameters) -> None:
     assert _question(tasks, served) == (task, verb, parameters)
+
+
+def test_the_image_that_is_sent_is_of_the_tested_fold(small_shards: Path) -> None:
+    task = TaskConfig.build({**LABELLED, "canvas_px": 64, "split_by": "folds", "folds": 3, "fold": 2})
+    name, body, shown = _unseen(str(small_shards), task, small_shards)
+    first = load_task(str(small_shards), task)["test"].ids[0]
+    assert first.rsplit("#", 1)[0].endswith(name)
+    assert body == shown
