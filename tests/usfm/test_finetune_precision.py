@@ -17,9 +17,10 @@ from usfm.train.journal import read_journal
 TASKS = {
     "head": HEAD,
     "view": VIEW,
-    "size": {"name": "size", "kind": "regression", "organs": ["fetal_head"], "target": "mask_area", "unit": "px2"},
+    "size": {"name": "size", "kind": "regression", "organs": ["fetal_head"], "target": "mask_perimeter",
+             "unit": "px", "scales_with_size": True},
     "restored": {"name": "restored", "kind": "enhancement", "organs": ["heart"], "degrade": {"chance": 1}},
-}
+}  # fmt: skip
 
 
 def config_of(shards: Path, run_dir: Path, task: str, **values) -> FinetuneConfig:
