@@ -42,8 +42,7 @@ class SweepConfig(Config):
         inits: name -> "scratch", or what `init` of a fine-tuning takes (a run, a bundle, a weight file), or a
             mapping of `FinetuneConfig` values of its own, e.g. `{network: resnet50}` for a baseline; its key
             `tasks` names the tasks that it is for, where it does not fit all, its key `fractions` the label
-            fractions, where not all are worth its cost. Every name becomes a curve and a part of
-            folders.
+            fractions, where not all are worth its cost. Every name becomes a curve and a part of folders.
         fractions: label fractions; patient-level, stratified, nested.
         seeds: of fraction, head and batches.
         finetune: values of `FinetuneConfig` that all trials share.

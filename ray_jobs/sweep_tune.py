@@ -31,7 +31,7 @@ class Ledger:
         self.failures: dict[str, str] = {}
         self.found: dict[str, Trial] = {}  # of a search, done, by name
         self._inputs: dict[tuple[str, str], dict[str, str]] = {}
-        self._done: set[str] = set()
+        self._ended: dict[tuple[str, str], dict[str, Any]] = {}  # asked for after every trial, and never changed
 
     def inputs(self, trial: Trial) -> dict[str, str]:
         """`FinetuneConfig.inputs`; hashing a checkpoint takes a while, so once per initialisation."""
@@ -57,22 +57,24 @@ class Ledger:
 
     def done(self, trial: Trial) -> bool:
         """Whether a trial need not run again."""
-        if trial.name not in self._done and (self.result(trial) or self.stopped(trial)):
-            self._done.add(trial.name)
-        return trial.name in self._done
+        return bool(self.result(trial) or self.stopped(trial))
 
     def count(self, trials: Iterable[Trial]) -> int:
         """How many are done."""
         return sum(self.done(trial) for trial in trials)
 
     def _read(self, trial: Trial, name: str) -> dict[str, Any] | None:
+        if (trial.name, name) in self._ended:
+            return self._ended[trial.name, name]
         # unlike `finetune_state.finished` it asks for the inputs only where there is a file: a missing start of a
         # sweep that has not begun is reported by the check of its trials
         try:
             found: dict[str, Any] = json.loads((Path(trial.config.run_dir) / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return found if found.get("inputs") == self.inputs(trial) else None
+        if found.get("inputs") != self.inputs(trial):
+            return None
+        return self._ended.setdefault((trial.name, name), found)
 
 
 def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, ended: Callable[[], None]) -> None:
