@@ -174,6 +174,8 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
             reason = f"no trial of it with {share(part.most)} of the labels has a score"
             part.absent.append((f"test images of {name} from {init}", reason))
             continue
+        if (rows.bundle != "").any():  # of equal validation scores the sweep keeps one, which need not be the first
+            rows = rows[rows.bundle != ""]
         # the one whose bundle a sweep always keeps; chosen on validation sets, in folds on those of its own fold
         shown = rows.sort_values("val_value", ascending=not HIGHER_IS_BETTER[part.metric], kind="stable").iloc[0]
         try:
