@@ -4,7 +4,7 @@ Writes evaluation.json, items.csv and .parquet, patients.csv, robustness.csv and
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
-from usfm.data.tasks import LabelledSet, TaskConfig, load_split
+from usfm.data.tasks import LabelledSet, TaskConfig, dealing, load_split
 from usfm.errors import ConfigError
 from usfm.metrics.evaluation import evaluate
 from usfm.models.bundle import is_bundle, load_bundle, read_bundle_spec
@@ -32,7 +32,7 @@ class EvaluateConfig(Config):
         model: a fine-tuning run, whose best bundle is used, or a bundle.
         shards: folder of shards; None = those that it was trained from.
         split: split to score on; "all" for a set that was never trained on. Of a task in folds "test" is the fold
-            that the bundle was kept from, which other shards and `sources` do not have.
+            that the bundle was kept from; other shards, `sources` and shards with other rows do not have it.
         sources: score on rows of these sources alone; None = those of the task.
         task: the task; None = the one that the bundle was trained for, as the run or sweep around it says.
         mode: whole images or sliding windows (`usfm.models.windows`); None = as the bundle says.
@@ -79,20 +79,58 @@ class _Inputs:
             raise ConfigError(
                 f"no fine-tuning run or sweep around {config.bundle} says which {lacks} it is for; give {lacks}=..."
             )
-        in_folds = task.split_by == "folds" and "fold" in spec.metrics
-        elsewhere = config.sources is not None or shards != values.get("shards", shards)
-        if in_folds and elsewhere and config.split != "all":
-            raise ConfigError(
-                f"{config.bundle} was trained on other folds of its shards: split={config.split} of other shards, "
-                f"or with sources={config.sources}, would hold patients that it was trained on; leave them out, or "
-                "give split=all and data that it never saw"
-            )
+        if task.split_by == "folds" and "fold" in spec.metrics:  # a sweep states its tasks without a fold
+            task = task.model_copy(update={"fold": int(spec.metrics["fold"])})
+        if config.split != "all":
+            _require_its_fold(config, task, spec.metrics, shards, values.get("shards"))
         if config.sources is not None:
             split = {"split_by": "split", "train_sources": [], "test_sources": [], "folds": 5, "fold": 0}
             task = task.model_copy(update={"sources": config.sources, **split})
-        elif in_folds:  # a sweep states its tasks without a fold
-            task = task.model_copy(update={"fold": int(spec.metrics["fold"])})
         return cls(task, shards, load_split(shards, task, config.split))
+
+
+def _require_its_fold(
+    config: EvaluateConfig, task: TaskConfig, metrics: Mapping[str, Any], shards: str, trained_from: str | None
+) -> None:
+    """A bundle of a fold has seen the patients of all others: its own fold has to be the one that is scored.
+
+    Args:
+        config: what is asked for.
+        task: with the bundle's fold.
+        metrics: of the bundle.
+        shards: that are scored.
+        trained_from: the shards that it was trained from; None = not known.
+
+    Raises:
+        ConfigError: other shards or sources, another kind of split, or patients that were dealt into other folds.
+    """
+    instead = "give split=all and data that it never saw"
+    leaks = f"split={config.split} would hold patients that it was trained on"
+    if task.split_by != "folds":
+        if "fold" in metrics and shards == trained_from:
+            raise ConfigError(
+                f"{config.bundle} was trained in folds, the task has split_by={task.split_by}: {leaks}; leave "
+                f"task out, or {instead}"
+            )
+        return
+    if "fold" not in metrics:
+        raise ConfigError(
+            f"{config.bundle} was not trained in folds, the task has split_by=folds: {leaks}; give the split_by "
+            f"that it was trained with, or {instead}"
+        )
+    if config.sources is not None or shards != (trained_from or shards):
+        raise ConfigError(
+            f"{config.bundle} was trained on other folds of its shards: split={config.split} of other shards, "
+            f"or with sources={config.sources}, would hold patients that it was trained on; leave them out, or "
+            f"{instead}"
+        )
+    expected = metrics.get("dealt")  # bundles from before it was kept do not say
+    if expected is not None and (got := dealing(shards, task)) != expected:
+        raise ConfigError(
+            f"{config.bundle} was trained while the patients of {shards} were dealt into other folds (digest "
+            f"{expected}, now {got}), since the shards or the task have other rows now: {leaks}; give both as they "
+            f"were, or {instead}"
+        )
 
 
 def _around(bundle: Path) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from shard_factory import HEAD, VIEW, row
+from shard_factory import HEAD, VIEW, row, write_rows
 
 from ray_jobs import evaluate, export
 from ray_jobs.console import Console
 from ray_jobs.evaluate import EvaluateConfig
 from ray_jobs.export import ExportConfig
+from usfm.data import tasks
 from usfm.data.schema import ROW_SCHEMA
 from usfm.data.shards import write_index, write_shard
 from usfm.data.stream import ImageStream
@@ -219,6 +220,50 @@ def test_a_bundle_of_a_fold_is_not_scored_on_patients_that_it_was_trained_on(
         with pytest.raises(ConfigError, match="was trained on other folds of its shards"):
             evaluate.plan(EvaluateConfig(model=str(run_dir), **elsewhere))
     assert evaluate.plan(EvaluateConfig(model=str(run_dir), sources=["made"], split="all"))["items"] > len(tested)
+
+
+def test_a_fold_of_shards_that_were_ingested_anew_is_refused(tmp_path: Path) -> None:
+    """More patients are dealt anew: some that the bundle was trained on would be in its fold."""
+    shards, run_dir = tmp_path / "shards", tmp_path / "run"
+    rows = [row("heart", "train", n) for n in range(24)]
+    write_rows(shards, rows)
+    task = TaskConfig.build({**VIEW, "canvas_px": 64, "split_by": "folds", "folds": 3, "fold": 1})
+    config = FinetuneConfig.build({
+        "run_dir": str(run_dir), "shards": str(shards), "task": task, "encoder": ENCODER, "steps": 1,
+        "batch_size": 8, "eval_every": 1, "optim": {"lr": 1e-3, "base_batch": 8},
+    })  # fmt: skip
+    open_run(run_dir, config, {})
+    finetune(config, PlainContext())
+    sets = load_task(str(shards), task)
+    seen = {*sets["train"].groups, *sets["val"].groups}
+    asked = EvaluateConfig(model=str(run_dir))
+    assert evaluate.plan(asked)["items"] == len(sets["test"])
+    split = task.model_copy(update={"split_by": "split", "folds": 5, "fold": 0})
+    with pytest.raises(ConfigError, match="was trained in folds, the task has split_by=split"):
+        evaluate.plan(asked.model_copy(update={"task": split}))
+    with pytest.raises(ConfigError, match="dealt into other folds"):
+        evaluate.plan(asked.model_copy(update={"task": task.model_copy(update={"folds": 4})}))
+
+    shards.rename(tmp_path / "before")
+    write_rows(shards, [*rows, *(row("heart", "val", n) for n in range(6))])
+    for cache in (tasks._deal, tasks._load_fold):  # another process has read nothing yet
+        cache.cache_clear()
+    assert seen & set(load_task(str(shards), task)["test"].groups)
+    with pytest.raises(ConfigError, match=r"dealt into other folds \(digest \w{12}, now \w{12}\).*split=all"):
+        evaluate.plan(asked)
+    assert evaluate.plan(asked.model_copy(update={"split": "all"}))["items"] == 30
+    # a bundle from before the digest was kept does not say
+    spec = run_dir / "best" / SPEC
+    document = json.loads(spec.read_text())
+    del document["metrics"]["dealt"]
+    spec.write_text(json.dumps(document))
+    assert evaluate.plan(asked)["items"] > 0
+
+
+def test_a_task_in_folds_is_nothing_for_a_bundle_that_was_not_trained_so(finetuned: FinetuneConfig) -> None:
+    task = finetuned.task.model_copy(update={"split_by": "folds", "folds": 3})
+    with pytest.raises(ConfigError, match="was not trained in folds"):
+        evaluate.plan(EvaluateConfig(model=finetuned.run_dir, task=task))
 
 
 def test_a_bundle_of_another_kind_is_refused(finetuned: FinetuneConfig) -> None:

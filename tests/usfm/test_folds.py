@@ -1,5 +1,6 @@
 """Folds of patients: who is tested when, and by whom never seen."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import pytest
 from shard_factory import HEAD, VIEW, row, write_rows
 
 from usfm.data import tasks
-from usfm.data.folds import NO_FOLD, deal, group_folds
+from usfm.data.folds import NO_FOLD, deal, dealt_digest, group_folds
 from usfm.data.task_config import TaskConfig
-from usfm.data.tasks import label_fraction, load_folds, load_split, load_task, strata
+from usfm.data.tasks import dealing, label_fraction, load_folds, load_split, load_task, strata
 from usfm.errors import ConfigError, DataError
 
 
@@ -59,6 +60,17 @@ def test_what_cannot_be_dealt_is_refused() -> None:
     assert sorted(deal(["p", "q", "r"], ["a", "b", "c"], 3, "made").tolist()) == [0, 1, 2]
 
 
+def test_the_digest_of_folds_knows_their_rows_and_not_their_order() -> None:
+    ids, number = ["b", "a", "c"], np.array([1, 0, NO_FOLD])
+    digest = dealt_digest(ids, number)
+    assert digest == hashlib.blake2b(b"a\t0\nb\t1\n", digest_size=6).hexdigest()
+    assert len(digest) == 12
+    assert digest == dealt_digest(["c", "a", "b"], number[[2, 1, 0]])
+    assert digest == dealt_digest(["a", "b", "d", "e"], np.array([0, 1, NO_FOLD, NO_FOLD])), "they always train"
+    for other in (([1, 1, NO_FOLD], ids), ([1, 0, 0], ids), ([1, 0, NO_FOLD], ["b", "d", "c"])):
+        assert dealt_digest(other[1], np.array(other[0])) != digest
+
+
 def test_the_folds_of_a_task_test_every_known_patient_once(shards: str) -> None:
     tested: Counter[str] = Counter()
     for fold in range(5):
@@ -90,9 +102,12 @@ def test_rows_are_decoded_once_for_all_folds(shards: str, monkeypatch: pytest.Mo
         return decode(chosen, task, left_out)
 
     monkeypatch.setattr(tasks, "_decode", counted)
+    dealt = set()
     for number in range(10):
         load_task(shards, task_of(VIEW, name="counted", fold=number % 5))
+        dealt.add(dealing(shards, task_of(VIEW, name="counted", fold=number % 5)))
     assert decoded == [38]
+    assert len(dealt) == 1
 
 
 def test_label_fractions_are_nested_within_a_fold(shards: str) -> None:

@@ -1,5 +1,6 @@
 """Folds of patients: each is in one of them, with all rows; strata (classes, sources) are spread evenly."""
 
+import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from usfm.errors import DataError
 from usfm.rng import stream_key
 
-__all__ = ["NO_FOLD", "deal", "group_folds", "parts"]
+__all__ = ["NO_FOLD", "deal", "dealt_digest", "group_folds", "parts"]
 
 NO_FOLD = -1
 """Of a row whose patient is not known."""
@@ -93,3 +94,16 @@ def parts(number: Ints, fold: int, folds: int) -> dict[str, Ints]:
         "val": np.flatnonzero(number == after),
         "test": np.flatnonzero(number == fold),
     }
+
+
+def dealt_digest(ids: Sequence[str], number: Ints) -> str:
+    """Which rows are in which fold, in 12 hex digits: the same for the same folds, in whatever order rows come.
+
+    Rows of no fold are left out: they always train, and more of them change no fold.
+
+    Args:
+        ids: of the rows.
+        number: fold of each row, as of `deal`.
+    """
+    lines = sorted(f"{name}\t{fold}\n" for name, fold in zip(ids, number.tolist(), strict=True) if fold != NO_FOLD)
+    return hashlib.blake2b("".join(lines).encode(), digest_size=6).hexdigest()

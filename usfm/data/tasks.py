@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usfm.data.codec import decode_grey
-from usfm.data.folds import deal, parts
+from usfm.data.folds import deal, dealt_digest, parts
 from usfm.data.labelled_rows import LabelledRow, choose_labelled
 from usfm.data.schema import SPLITS
 from usfm.data.shard_reader import ShardReader
@@ -22,6 +22,7 @@ from usfm.errors import DataError
 __all__ = [
     "LabelledSet",
     "TaskConfig",
+    "dealing",
     "fraction_rows",
     "label_fraction",
     "load_folds",
@@ -108,8 +109,19 @@ def load_folds(shards: str, task: TaskConfig) -> tuple[LabelledSet, dict[str, np
         DataError: as of `load_task`.
         ShardError: as of `load_task`.
     """
-    every, number = _deal(shards, task.model_copy(update={"fold": 0}).model_dump_json())
+    every, number = _dealt(shards, task)
     return every, parts(number, task.fold, task.folds)
+
+
+def dealing(shards: str, task: TaskConfig) -> str:
+    """Digest of a task's folds (`usfm.data.folds.dealt_digest`): shards with other rows deal their patients anew.
+
+    Raises:
+        DataError: as of `load_task`.
+        ShardError: as of `load_task`.
+    """
+    every, number = _dealt(shards, task)
+    return dealt_digest(every.ids, number)
 
 
 def load_split(shards: str, task: TaskConfig, split: str) -> LabelledSet:
@@ -142,6 +154,11 @@ def _load_fold(shards: str, task_json: str) -> dict[str, LabelledSet]:
     every, rows = load_folds(shards, task)
     where = f"{shards} (fold {task.fold} of {task.folds})"
     return _checked({split: every.take(of_split) for split, of_split in rows.items()}, task, where)
+
+
+def _dealt(shards: str, task: TaskConfig) -> tuple[LabelledSet, npt.NDArray[np.int64]]:
+    """`_deal`, which is the same whatever fold is tested."""
+    return _deal(shards, task.model_copy(update={"fold": 0}).model_dump_json())
 
 
 @lru_cache(maxsize=4)

@@ -14,7 +14,7 @@ from torch import nn
 
 from usfm.data.cleaning.config import prepared_as
 from usfm.data.shards import ShardIndex
-from usfm.data.tasks import LabelledSet, fraction_rows, load_task
+from usfm.data.tasks import LabelledSet, dealing, fraction_rows, load_task
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
 from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
@@ -217,7 +217,8 @@ def _spec(
             f"val_{METRIC[task.kind]}": score,
             "fraction": config.fraction,
             "init": Path(config.init).name,
-            **({"fold": task.fold} if task.split_by == "folds" else {}),
+            # which patients the fold holds depends on all rows of the shards, and these may be ingested anew
+            **({"fold": task.fold, "dealt": dealing(config.shards, task)} if task.split_by == "folds" else {}),
         },
     )
 
