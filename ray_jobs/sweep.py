@@ -8,7 +8,7 @@ reason and the others go on.
   RUN_DIR/tune/                                     Tune's records; `tensorboard --logdir RUN_DIR/tune` is live
   RUN_DIR/results.csv, results.parquet              one row per trial
   RUN_DIR/items.parquet                             one row per trial and test item
-  RUN_DIR/best/<task>/                              the bundle with the best validation score
+  RUN_DIR/best/<task>/                              the best bundle (usfm.metrics.preference)
   RUN_DIR/report.html, tables/                      curves, differences, worst images (usfm.report.downstream)
   RUN_DIR/features/                                 of frozen encoders (usfm.train.feature_cache)
   RUN_DIR/best.yaml                                 of a search: the best values, for `tuned=` of another sweep

@@ -56,8 +56,8 @@ class SweepConfig(Config):
         gpus_per_trial: GPUs, fractions allowed.
         cache_features: trials with freeze_encoder and views=whole learn from features that are computed once and
             kept in `features/`; not with workers_per_trial, nor for a search by Optuna of what features depend on.
-        keep: "best" = of the trials that share task, initialisation and fraction, the bundle with the best
-            validation score alone, and the scores of all; "all" = every bundle.
+        keep: "best" = of the trials that share task, initialisation and fraction, one bundle (the best validation
+            score, in folds of the lowest fold: `usfm.metrics.preference`) and all scores; "all" = every bundle.
         retries: of a failed trial; a trial whose process was killed goes on where its last state stood.
         cluster: Ray.
     """

@@ -11,7 +11,7 @@ import pandas as pd
 from ray_jobs.console import Console
 from ray_jobs.sweep_config import Trial
 from ray_jobs.sweep_tune import Ledger
-from usfm.metrics.evaluation import HIGHER_IS_BETTER
+from usfm.metrics.preference import common_fold, preference
 from usfm.models.bundle import BundleSpec, discard_bundle, is_bundle, read_bundle_spec
 from usfm.report.template import share
 from usfm.train.durable import LEFTOVER, publish_folder, replace_file
@@ -75,24 +75,29 @@ def write_tables(folder: Path, trials: Sequence[Trial], ledger: Ledger) -> pd.Da
 
 
 def best_trials(trials: Iterable[Trial], ledger: Ledger, alike: Callable[[Trial], Key]) -> dict[Key, Trial]:
-    """The trial with the best validation score, the first name of equals, among those of one key of `alike`."""
-    best: dict[Key, tuple[float, Trial]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.name):  # whatever order a table is told in
+    """The trial that `usfm.metrics.preference` prefers among those of one key of `alike`."""
+    best: dict[Key, tuple[tuple[int, float, str], Trial]] = {}
+    for trial in trials:
         if result := ledger.result(trial):
-            key = alike(trial)
-            higher = HIGHER_IS_BETTER[result["metric"]]
-            score = float(result["val_value"]) * (1 if higher else -1)
-            if key not in best or score > best[key][0]:
-                best[key] = (score, trial)
+            task, seed, key = trial.config.task, trial.config.seed, alike(trial)
+            rank = preference(task, seed, result["metric"], float(result["val_value"]), trial.name)
+            if key not in best or rank < best[key][0]:
+                best[key] = (rank, trial)
     return {key: trial for key, (_, trial) in best.items()}
 
 
-def keep_best(folder: Path, trials: Iterable[Trial], ledger: Ledger) -> None:
-    """Copy, per task, the bundle with the best validation score to best/<task>.
+def keep_best(folder: Path, trials: Sequence[Trial], ledger: Ledger) -> None:
+    """Copy, per task, the bundle with the best validation score to best/<task>; in folds that of one fold alone.
 
     One that is there already is left alone, together with what `usfm evaluate` has written into it.
     """
-    best = best_trials(trials, ledger, lambda trial: trial.config.task.name)
+    points = best_trials(_with_bundle(trials), ledger, _point).values()
+    best: dict[str, Trial] = {}
+    for task in {trial.config.task.name for trial in points}:
+        of_task = [trial for trial in points if trial.config.task.name == task]
+        fold = common_fold(trial.config.task.fold for trial in of_task)
+        together = [trial for trial in of_task if trial.config.task.fold == fold]
+        best |= best_trials(together, ledger, lambda trial: trial.config.task.name)
     for other in [path for path in (folder / "best").glob("*/") if path.name not in best]:
         shutil.rmtree(other)
     for task, trial in best.items():
@@ -108,10 +113,10 @@ def discard_beaten(trials: Sequence[Trial], ledger: Ledger) -> None:
     """Delete the bundles of finished trials that another one with their task, initialisation and fraction beats.
 
     Which one is kept in the end does not depend on the order in which trials end; scores stay where they are. What
-    the scheduler stopped keeps nothing to go on from either.
+    the scheduler stopped keeps nothing to go on from either. A trial without its bundle beats none: an older sweep,
+    which preferred another one, may have deleted it.
     """
-    best = best_trials(trials, ledger, lambda trial: (trial.config.task.name, trial.init, trial.config.fraction))
-    kept = {trial.name for trial in best.values()}
+    kept = {trial.name for trial in best_trials(_with_bundle(trials), ledger, _point).values()}
     for trial in trials:
         run_dir = Path(trial.config.run_dir)
         if ledger.stopped(trial) and not ledger.result(trial):
@@ -136,6 +141,15 @@ def summarise(table: pd.DataFrame, console: Console, folder: Path) -> None:
     ]  # fmt: skip
     columns = ("task", "init", "labels", "mean", "range", "trials")
     console.table(f"test scores ({folder / TABLE}.csv)", columns, shown)
+
+
+def _point(trial: Trial) -> tuple[str, str, float]:
+    """What the seeds of one point of a curve share."""
+    return trial.config.task.name, trial.init, trial.config.fraction
+
+
+def _with_bundle(trials: Iterable[Trial]) -> list[Trial]:
+    return [trial for trial in trials if _bundle(trial)]
 
 
 def _bundle(trial: Trial) -> str:

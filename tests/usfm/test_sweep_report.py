@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from page_reading import Page
-from sweep_factory import TASKS, expected, write_sweep
+from sweep_factory import expected, write_sweep
 
-from usfm.data.tasks import load_task
 from usfm.errors import ConfigError, DataError
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import worst
@@ -22,10 +20,6 @@ from usfm.report.downstream.robust import grid_of
 from usfm.report.downstream.sweep_page import _same_budget, write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
 from usfm.report.template import share
-from usfm.train.context import PlainContext
-from usfm.train.finetune import finetune
-from usfm.train.finetune_config import FinetuneConfig
-from usfm.train.rundir import open_run
 
 
 @pytest.fixture(scope="module")
@@ -258,30 +252,6 @@ def test_many_initialisations_never_look_alike() -> None:
     inits = [f"init{n}" for n in range(12)]
     of = colours(inits, None)
     assert len({(of[init], MARKERS[n % len(MARKERS)]) for n, init in enumerate(inits)}) == len(inits)
-
-
-def test_worst_cases_and_robustness_come_from_the_kept_bundles(small_shards: Path, tmp_path: Path) -> None:
-    ids = {}
-    for name, task in TASKS.items():
-        config = FinetuneConfig.build({
-            "run_dir": str(tmp_path / "trials" / f"{name}-scratch-1-0"), "shards": str(small_shards), "task": task,
-            "encoder": {"size": "nano", "img_px": 32, "patch_px": 8}, "steps": 2, "batch_size": 8, "eval_every": 2,
-        })  # fmt: skip
-        open_run(Path(config.run_dir), config, {})
-        finetune(config, PlainContext(device=torch.device("cpu")))
-        ids[name] = load_task(str(small_shards), config.task)["test"].ids
-    write_sweep(tmp_path, inits=("scratch",), fractions=(1.0,), seeds=(0,), shards=small_shards, ids=ids)
-    page = Page(write_sweep_report(tmp_path))
-    assert "Left out" not in page.text
-    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
-    items = pd.read_parquet(tmp_path / "items.parquet")
-    assert len(pictures) == sum(min(8, of_task.group.nunique()) for _, of_task in items.groupby("task"))
-    assert all(attrs["src"].startswith("data:image/png;base64,") for attrs in pictures)
-    robustness = pd.read_csv(tmp_path / "tables" / "robustness.csv")
-    assert len(robustness) == 2 * 19
-    cost = pd.read_csv(tmp_path / "tables" / "cost.csv")
-    assert cost.image_views.tolist() == [16, 16]  # two steps of eight
-    assert "at the same budget of images" in page.text
 
 
 def test_a_budget_is_called_the_same_where_it_is() -> None:

@@ -86,6 +86,7 @@ class TaskPart:
         difference_chart: chart, "" where nothing was compared.
         grids: by "organ", "source" and "score", then by its value and initialisation.
         calibration: of classifications.
+        shown: fold of the run whose images are shown, by initialisation; 0 where there are no folds.
         robustness: by initialisation.
         cases: worst test images of the lead.
         absent: (what was left out, why).
@@ -107,6 +108,7 @@ class TaskPart:
     difference_chart: Markup | str
     grids: dict[str, dict[str, dict[str, Mapping[str, Any]]]]
     calibration: Calibration | None
+    shown: dict[str, int] = field(default_factory=dict)
     robustness: dict[str, Grid] = field(default_factory=dict)
     cases: list[Drawn] = field(default_factory=list)
     absent: list[tuple[str, str]] = field(default_factory=list)
@@ -168,27 +170,24 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
     """Add what needs the shards and the kept bundles: the worst cases and the robustness."""
     name = part.config.name
     for init in part.inits if robustness else [part.lead]:
-        rows = tables.done
-        rows = rows[(rows.task == name) & (rows.init == init) & (rows.fraction == part.most)]
-        if rows.empty:
+        shown = tables.shown_run(name, init, part.most)
+        if shown is None:
             reason = f"no trial of it with {share(part.most)} of the labels has a score"
             part.absent.append((f"test images of {name} from {init}", reason))
             continue
-        if (rows.bundle != "").any():  # of equal validation scores the sweep keeps one, which need not be the first
-            rows = rows[rows.bundle != ""]
-        # the one whose bundle a sweep always keeps; chosen on validation sets, in folds on those of its own fold
-        shown = rows.sort_values("val_value", ascending=not HIGHER_IS_BETTER[part.metric], kind="stable").iloc[0]
+        task = part.config.of_seed(int(shown["seed"]))
         try:
-            data = load_task(tables.config["shards"], part.config.of_seed(int(shown.seed)))["test"]
+            data = load_task(tables.config["shards"], task)["test"]
         except UsfmError as error:
             part.absent.append((f"worst cases and robustness of {name}", str(error)))
             return
         try:
-            model, spec = load_bundle(tables.folder / str(shown.bundle))
+            model, spec = load_bundle(tables.folder / str(shown["bundle"]))
         except UsfmError as error:
             part.absent.append((f"test images of {name} from {init}", str(error)))
             continue
-        keys = {"task": name, "init": init, "fraction": part.most, "seed": int(shown.seed)}
+        part.shown[init] = task.fold
+        keys = {"task": name, "init": init, "fraction": part.most, "seed": int(shown["seed"])}
         if robustness:
             try:
                 grid = robust_grid(model, data, part.config, spec.inference)
@@ -198,7 +197,7 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
                 part.robustness[init] = grid
                 part.tables.setdefault("robustness", []).extend(keys | row for row in grid.rows)
         if init == part.lead:
-            items = tables.runs(name, init, part.most)[int(shown.seed)]
+            items = tables.runs(name, init, part.most)[int(shown["seed"])]
             part.cases.extend(
                 draw_cases(model, data, part.config, worst(items, WORST, part.metric), spec.inference)
             )

@@ -18,6 +18,7 @@ import pandas as pd
 
 from usfm.data.tasks import TaskConfig
 from usfm.errors import DataError
+from usfm.metrics.preference import preference
 from usfm.models.task_model import USFM
 from usfm.train.durable import replace_file
 from usfm.train.finetune_config import SCRATCH
@@ -79,6 +80,20 @@ class SweepTables:
         """The initialisation that others are compared with: the one from scratch; None = there is none."""
         scratch = [name for name in self.inits if self._is_scratch(name)]
         return scratch[0] if scratch else None
+
+    def shown_run(self, task: str, init: str, fraction: float) -> Mapping[Any, Any] | None:
+        """The row of the run that stands for all seeds of a point, by the rule of the sweep; None = no score there.
+
+        It is one of those whose bundles were kept, where there are any.
+        """
+        rows = self.done
+        rows = rows[(rows.task == task) & (rows.init == init) & (rows.fraction == fraction)]
+        kept, of = rows[rows.bundle != ""], self.task_configs[task]
+        return min(
+            (rows if kept.empty else kept).to_dict("records"),
+            key=lambda row: preference(of, row["seed"], row["metric"], row["val_value"], row["bundle"]),
+            default=None,
+        )
 
     def own_settings(self, init: str) -> dict[str, Any]:
         """What the config says of an initialisation beyond what it starts from and where it is tried."""
