@@ -1,5 +1,6 @@
 """Licences travel: through runs that began from one another, bundles and files."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,11 +53,19 @@ def test_a_bundle_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     save_bundle(tmp_path / "bundle", Encoder(config), spec)
     found = inherited(tmp_path / "bundle")
     assert (found.licences, found.trained_on) == (["CC0-1.0"], {"x": 3})
+    assert inherited(tmp_path / "bundle" / "model.safetensors") == found
     torch.save({}, tmp_path / "some.pth")
     assert inherited(tmp_path / "some.pth").licences == ["not stated (some.pth)"]
     monkeypatch.setattr("usfm.train.inheritance.file_sha256", lambda path: AUTHORS_SHA256)
     assert inherited(tmp_path / "some.pth").licences == [AUTHORS_LICENCE]
     assert inherited(None).licences == []
+
+
+def test_a_folder_of_timms_hub_is_a_weight_file_without_a_licence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    found = inherited(tmp_path)
+    assert (found.licences, found.trained_on) == (["not stated (model.safetensors)"], {})
 
 
 def test_runs_in_a_circle_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from usfm.file_hash import file_sha256
 from usfm.models.bundle import SPEC, read_bundle_spec
 from usfm.models.weights.report import AUTHORS_SHA256
 from usfm.train.checkpoint import STATE
+from usfm.train.initial_weights import whole_source
 from usfm.train.rundir import read_config
 
 __all__ = ["Inheritance", "inherited", "ledger_of"]
@@ -60,6 +61,7 @@ def inherited(source: Path | None, depth: int = 0) -> Inheritance:
         return Inheritance()
     if depth > LONGEST_CHAIN:
         raise CheckpointError(f"{source}: more than {LONGEST_CHAIN} runs began from one another; is it a circle?")
+    source = whole_source(source)
     if (source / SPEC).exists():
         spec = read_bundle_spec(source)
         return Inheritance(sorted(spec.licences), dict(spec.trained_on), [str(source)])

@@ -14,7 +14,7 @@ from usfm.models.weights.report import WeightsReport
 from usfm.train.checkpoint import MODEL, STATE, latest_checkpoint, read_state, require_fit
 from usfm.train.rundir import read_config
 
-__all__ = ["encoder_config_of", "load_encoder", "read_source", "weights_hash"]
+__all__ = ["encoder_config_of", "load_encoder", "read_source", "weights_hash", "whole_source"]
 
 TRAINED, AVERAGED = "encoder.", "teacher."  # in front of an objective's parameters
 
@@ -26,7 +26,7 @@ def encoder_config_of(source: Path) -> EncoderConfig:
         CheckpointError: it is none of these.
         ConfigError: a weight file whose keys do not say how its input was normalised.
     """
-    source = _whole(source)
+    source = whole_source(source)
     if source.is_file():
         weights = read_weights(source)
         source_normalisation(weights)
@@ -48,7 +48,7 @@ def weights_hash(source: Path) -> str:
     Raises:
         CheckpointError: no whole checkpoint there.
     """
-    source = _whole(source)
+    source = whole_source(source)
     if source.is_file():
         try:
             return file_sha256(source)
@@ -69,7 +69,7 @@ def read_source(source: Path, averaged: bool = False) -> SourceWeights:
     Raises:
         CheckpointError: nothing there, damaged, not a ViT of a known layout, or no averaged encoder in it.
     """
-    source = _whole(source)
+    source = whole_source(source)
     if source.is_file():
         return read_weights(source)
     config = encoder_config_of(source)
@@ -114,7 +114,7 @@ def load_encoder(encoder: Encoder, source: Path, averaged: bool = False) -> Weig
     return weights.report
 
 
-def _whole(source: Path) -> Path:
+def whole_source(source: Path) -> Path:
     """The checkpoint or bundle that a weight file is part of, or the weight file of a folder from timm's hub."""
     folder = source.parent
     if stated_normalisation(source) and not is_bundle(source):
