@@ -33,6 +33,7 @@ from usfm.data.tasks import load_task
 from usfm.errors import ConfigError, UsfmError
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.inheritance import labels_behind
 from usfm.train.rundir import open_run, read_config
 
 __all__ = ["SweepConfig", "main", "plan", "run", "trials"]
@@ -64,6 +65,7 @@ def run(config: SweepConfig, console: Console) -> Path:
     planning = plan(config)
     _require_grown(folder, config)
     _require_same(planned)
+    _warn_of_labels(config, console)
     open_run(folder, config, planning, may_change=PLACEMENT if config.search else (*PLACEMENT, *TABLE))
     if planning["done"] < planning["trials"]:
         with _cluster(config, console, folder), _progress(config, console, planning["trials"], planned, ledger):
@@ -110,6 +112,25 @@ def _require_same(planned: Mapping[str, Trial]) -> None:
                     f"{folder} holds trial {name} with other values of {', '.join(changed)}; give the task or "
                     "initialisation another name, or the sweep another run_dir"
                 )
+
+
+def _warn_of_labels(config: SweepConfig, console: Console) -> None:
+    """In folds all patients are tested, so labels that anything learnt from before may be theirs."""
+    in_folds = [study for study in studies(config) if study.task.split_by == "folds"]
+    starts: dict[str, set[str]] = {}
+    for study in in_folds:
+        trial = study.trial(config.fractions[0], config.seeds[0])
+        starts.setdefault(study.init, set()).add(trial.config.init)
+    what = "; in tasks with split_by=folds they may be labels of patients that are tested, and scores too high:"
+    for init, sources in starts.items():
+        if (behind := labels_behind(sources)) is not False:
+            how = "learnt from labels" if behind else "may have learnt from labels (what it began from is gone)"
+            where = ", ".join(sorted(sources))
+            console.warn(f"{init} ({where}) {how}{what} start from a pre-training run, or use split_by=split")
+    names = dict.fromkeys(study.task.name for study in in_folds)
+    if tuned := [name for name in names if any(config.tuned.get(name, {}).values())]:
+        told = f"a search chose `tuned` of {', '.join(tuned)} by labels"
+        console.warn(f"{told}{what} leave it out, or use split_by=split for the search and here")
 
 
 def _run_missing(config: SweepConfig, planned: Mapping[str, Trial], ledger: Ledger) -> None:

@@ -13,7 +13,6 @@ from ray_jobs import finetune as finetune_job
 from ray_jobs import sweep
 from ray_jobs.console import Console
 from ray_jobs.finetune import FinetuneJobConfig
-from ray_jobs.sweep_search import SearchConfig, draw
 from usfm.errors import CheckpointError, ConfigError
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
@@ -198,51 +197,6 @@ def test_trials_are_checked_before_any_starts(small_shards: Path, tmp_path: Path
         sweep.run(missing, Console())
 
 
-@pytest.mark.parametrize(
-    ("space", "said"),
-    [
-        (
-            {"optim.lrr": {"uniform": [0, 1]}},
-            r"search.space.optim.lrr: 0.0 cannot be run: unknown key optim.lrr; did",
-        ),
-        ({"layer_decay": {"uniform": [0.5, 1.5]}}, r"search.space.layer_decay: 1.5 cannot be run: layer_decay"),
-        ({"batch_size": {"choice": [8, 0]}}, "search.space.batch_size: 0 cannot be run"),
-        ({"optim.lr": {"choice": ["1e-3"]}}, "search.space.optim.lr: '1e-3' is read as 0.001; write it so"),
-        ({"seed": {"integer": [0, 9]}}, "search.space.seed: the sweep itself sets seed"),
-        ({"steps": {"integer": [9, 1]}}, "the lowest value 9 is not below the highest 1"),
-        ({"steps": {}}, "give one of uniform, loguniform, integer, choice; got none"),
-        ({"optim.lr": {"loguniform": [0, 1]}}, "loguniform starts above 0, got 0"),
-    ],
-)
-def test_a_search_space_is_checked_at_both_ends(small_shards: Path, tmp_path: Path, space: dict, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        sweep.trials(
-            config_of(
-                small_shards, tmp_path, fractions=[1.0], seeds=[0], search={"space": space, "algorithm": "optuna"}
-            )
-        )
-
-
-def test_a_search_runs_at_one_fraction(small_shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="one label fraction and one seed"):
-        sweep.trials(config_of(small_shards, tmp_path, search={"space": {"steps": {"choice": [1]}}}))
-
-
-def test_points_of_a_random_search_are_the_same_for_all_and_in_range() -> None:
-    space = {"a": {"loguniform": [1e-4, 1e-2]}, "b": {"integer": [1, 3]}, "c": {"uniform": [-1, 1]},
-             "d": {"choice": ["x", "y"]}}  # fmt: skip
-    search = SearchConfig.build({"space": space})
-    points = [draw(search, number) for number in range(200)]
-    assert points == [draw(search, number) for number in range(200)]
-    assert {point["b"] for point in points} == {1, 2, 3}
-    assert {point["d"] for point in points} == {"x", "y"}
-    assert all(1e-4 <= point["a"] <= 1e-2 and -1 <= point["c"] <= 1 for point in points)
-    assert sum(point["a"] < 1e-3 for point in points) == pytest.approx(100, abs=20)  # half of the factors
-    # a key more leaves the draws of the others as they are
-    more = SearchConfig.build({"space": {"e": {"uniform": [0, 1]}, **space}})
-    assert {k: v for k, v in draw(more, 5).items() if k != "e"} == points[5]
-
-
 def test_nested_values_are_merged(small_shards: Path, tmp_path: Path) -> None:
     inits = {"scratch": "scratch", "slow": {"optim": {"lr": 1e-5}, "tasks": ["head"]}}
     config = config_of(small_shards, tmp_path, per_task={"view": {"optim": {"lr": 5e-4}}}, inits=inits)
@@ -259,6 +213,38 @@ def test_a_baseline_runs_at_its_own_fractions_and_tasks(small_shards: Path, tmp_
     config = config_of(small_shards, tmp_path, fractions=[0.5, 1.0], inits=inits)
     assert [name for name in sweep.trials(config) if "unet" in name] == ["head-unet-1-0"]
     assert len(sweep.trials(config)) == 4 + 1
+
+
+def test_labels_that_were_learnt_before_are_warned_of_in_folds(
+    small_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds, view = {**VIEW, "canvas_px": 64, "split_by": "folds"}, {**VIEW, "canvas_px": 64}
+    first = FinetuneConfig.build({**VALUES, "steps": 2, "run_dir": str(tmp_path / "tuned"),
+                                  "shards": str(small_shards), "task": view})  # fmt: skip
+    finetune(first, PlainContext())
+    inits = {"scratch": "scratch", "again": f"{first.run_dir}/best"}
+
+    def stop(*_: object, **__: object) -> None:
+        raise ConfigError("before the first trial")
+
+    monkeypatch.setattr(sweep, "open_run", stop)
+
+    def warned(**values) -> list[str]:
+        config = config_of(small_shards, tmp_path, inits=inits, seeds=[0, 1], **values)
+        with pytest.raises(ConfigError, match="before the first trial"):
+            sweep.run(config, Console())
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")]
+
+    best = {"view": {"scratch": {}, "again": {"optim": {"lr": 1e-2}}}}
+    (said,) = warned(tasks=[folds])
+    assert said.startswith(f"! again ({first.run_dir}/best) learnt from labels; in tasks with split_by=folds")
+    assert said.endswith("start from a pre-training run, or use split_by=split")
+    start, search = warned(
+        tasks=[folds, {**folds, "name": "other"}], tuned={**best, "other": dict.fromkeys(inits, {})}
+    )
+    assert start == said
+    assert search.startswith("! a search chose `tuned` of view by labels; in tasks with split_by=folds")
+    assert warned(tasks=[view], tuned=best) == []  # one test set, whose labels neither has seen
 
 
 def test_a_seed_tests_its_own_fold(small_shards: Path, tmp_path: Path) -> None:

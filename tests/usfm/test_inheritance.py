@@ -15,7 +15,7 @@ from usfm.errors import CheckpointError
 from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder
 from usfm.models.weights.report import AUTHORS_SHA256
-from usfm.train.inheritance import AUTHORS_LICENCE, inherited
+from usfm.train.inheritance import AUTHORS_LICENCE, inherited, labels_behind
 from usfm.train.rundir import open_run
 
 
@@ -74,3 +74,25 @@ def test_runs_in_a_circle_are_refused(tmp_path: Path) -> None:
     open_run(tmp_path / "run", config_of(shards, tmp_path / "run", start=start), {})
     with pytest.raises(CheckpointError, match="is it a circle"):
         inherited(tmp_path / "run")
+
+
+def test_labels_are_behind_a_fine_tuned_bundle_and_what_began_from_it(tmp_path: Path) -> None:
+    encoder = config_of(tmp_path, tmp_path).encoder
+    for name, kind in (("encoder", "embedding"), ("head", "classification")):
+        classes = ["a", "b"] if name == "head" else []
+        spec = BundleSpec(kind=kind, name=name, encoder=encoder, classes=classes)
+        save_bundle(tmp_path / name, Encoder(encoder), spec)  # whose weights they are does not matter here
+    runs = {"plain": None, "first": "head", "second": "first", "lost": "gone"}
+    for run_name, source in runs.items():
+        start = {"source": str(tmp_path / source), "take": "encoder"} if source else None
+        open_run(tmp_path / run_name, config_of(tmp_path, tmp_path / run_name, start=start), {})
+    (tmp_path / "some.pth").write_bytes(b"")
+
+    def behind(*names: str) -> bool | None:
+        return labels_behind(str(tmp_path / name) for name in names)
+
+    assert all(behind(name) is True for name in ("head", "head/model.safetensors", "first", "second"))
+    assert all(behind(name) is False for name in ("encoder", "plain", "some.pth"))
+    assert behind("lost") is behind("gone") is behind("plain", "lost") is None
+    assert behind("plain", "gone", "first") is True
+    assert labels_behind(["scratch"]) is labels_behind([]) is False

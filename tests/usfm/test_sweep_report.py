@@ -1,6 +1,5 @@
-"""The numbers and the page of a sweep, from tables that a stated model made up (`sweep_factory`)."""
+"""The numbers of a sweep, from tables that a stated model made up (`sweep_factory`)."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from usfm.report.downstream.cases import worst
 from usfm.report.downstream.charts import MARKERS, colours, reached, readable
 from usfm.report.downstream.points import Match, differences, matches, pairs, points
 from usfm.report.downstream.robust import grid_of
-from usfm.report.downstream.sweep_page import _same_budget, write_sweep_report
+from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
 from usfm.report.template import share
 
@@ -136,21 +135,6 @@ def test_what_starts_from_scratch_is_the_base_by_any_name(tmp_path: Path) -> Non
     assert base({"network": "resnet18"}, {}) is None
 
 
-def test_the_page_says_whose_settings_were_chosen(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.2, 1.0), seeds=(0,), items=4)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-
-    def limits(**values) -> str:
-        (folder / "config.yaml").write_text(yaml.safe_dump({**config, **values}))
-        page = Page(write_sweep_report(folder)).text
-        return " ".join(page[page.rindex("Limits") :].split())
-
-    assert "All initialisations share learning rate and steps" in limits()
-    own = {**config["inits"], "unet": {"network": "unet", "optim": {"lr": 1e-3}}}
-    assert "unet has settings of its own" in limits(inits=own)
-    assert "Some settings were searched" in limits(tuned={"head": {"dual": {"optim": {"lr": 1e-3}}}})
-
-
 def test_a_search_is_no_table_of_fractions(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, tasks=("head",), inits=("scratch",), fractions=(1.0,), seeds=(0,), items=4)
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -184,62 +168,6 @@ def test_scores_have_names_for_readers() -> None:
     ]  # fmt: skip
 
 
-def test_the_page_is_whole_without_shards_and_says_what_is_missing(folder: Path) -> None:
-    results = pd.read_parquet(folder / "results.parquet")
-    evil = "<script>alert('x')</script>"
-    results.loc[results.index[-1], ["status", "value"]] = [evil, np.nan]
-    items = pd.read_parquet(folder / "items.parquet")
-    last = results.iloc[-1]
-    same = (items.task == last.task) & (items.init == last.init) & (items.fraction == last.fraction)
-    copy = folder.parent / "failed"
-    copy.mkdir()
-    (copy / "config.yaml").write_text((folder / "config.yaml").read_text())
-    results.to_parquet(copy / "results.parquet")
-    items[~(same & (items.seed == last.seed))].to_parquet(copy / "items.parquet")
-    page = Page(write_sweep_report(copy))
-    assert not [tag for tag, _ in page.tags if tag in ("script", "link")]
-    assert not [attrs for _, attrs in page.tags for name in ("src", "href") if "http" in attrs.get(name, "")]
-    assert evil in page.text  # as text
-    assert [attrs["id"] for tag, attrs in page.tags if tag == "section"] == [
-        "short", "task-head", "task-view", "cost", "limits",
-    ]  # fmt: skip
-    assert "Left out: worst cases and robustness of head" in page.text
-    charts = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert {attrs["role"] for attrs in charts} == {"img"}
-    assert (
-        len({attrs["aria-label"] for attrs in charts}) == 5
-    )  # two curves, two differences, one reliability diagram
-    names = {"points", "differences", "matches", "organs", "sources", "scores", "calibration", "cost"}
-    assert {path.stem for path in (copy / "tables").iterdir()} == names
-    with (copy / "tables" / "points.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert len(rows) == 18
-    assert rows[0]["low"] < rows[0]["value"] < rows[0]["high"]
-    assert pd.read_parquet(copy / "tables" / "points.parquet").seeds.tolist()[-1] == 2  # the failed one is out
-
-
-def test_trials_that_failed_at_the_largest_fraction_leave_a_gap(small_shards: Path, tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path, tasks=("view",), fractions=(0.125, 0.2, 1.0), seeds=(0, 1), items=20,
-                         shards=small_shards)  # fmt: skip
-    results, items = pd.read_parquet(folder / "results.parquet"), pd.read_parquet(folder / "items.parquet")
-    results.loc[(results.init == "dual") & (results.fraction == 1), "status"] = "out of memory"
-    results.to_parquet(folder / "results.parquet")
-    items[(items.init != "dual") | (items.fraction < 1)].to_parquet(folder / "items.parquet")
-    page = Page(write_sweep_report(folder))
-    assert "test images of view from dual. no trial of it with 100 % of the labels has a score" in page.text
-    short = page.text[page.text.index("In short") : page.text.index("20 test images")]
-    assert "12.5 %" in short  # few labels; the most it has are the 20 % beside it
-    assert short.count("20 %") == 1
-    assert set(pd.read_csv(folder / "tables" / "calibration.csv").init) == {"scratch", "unet"}
-
-
-def test_without_all_labels_nothing_is_said_of_them(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.05, 0.2), seeds=(0,), items=8)
-    page = Page(write_sweep_report(folder))
-    assert "one label fraction alone" not in page.text
-    assert "Dashed:" not in page.text
-
-
 def test_a_match_below_every_point_is_a_bound() -> None:
     of = Match("head", "dual", "scratch", 0.7, 0.05, 0.05)
     assert [reached(replace(of, fraction=fraction)) for fraction in (0.05, 0.0634, 0.514, None)] == [
@@ -252,15 +180,6 @@ def test_many_initialisations_never_look_alike() -> None:
     inits = [f"init{n}" for n in range(12)]
     of = colours(inits, None)
     assert len({(of[init], MARKERS[n % len(MARKERS)]) for n, init in enumerate(inits)}) == len(inits)
-
-
-def test_a_budget_is_called_the_same_where_it_is() -> None:
-    def spent(**views: float) -> list[dict]:
-        return [{"task": task, "trials": 2, "image_views": n} for name, n in views.items() for task in (name[0],)]
-
-    assert _same_budget(spent(a1=32, a2=32, b1=64))
-    assert not _same_budget(spent(a1=32, a2=64))
-    assert not _same_budget(spent(a1=float("nan")))
 
 
 def test_a_task_in_folds_is_reported_over_all_its_patients(tmp_path: Path) -> None:

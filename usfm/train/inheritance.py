@@ -1,6 +1,10 @@
-"""What a model inherits: licences and sources of all data that its weights have seen, through every earlier run."""
+"""What a model inherits through every earlier run: licences and sources of all data that its weights have seen.
+
+Also whether they learnt from labels.
+"""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +15,11 @@ from usfm.file_hash import file_sha256
 from usfm.models.bundle import SPEC, read_bundle_spec
 from usfm.models.weights.report import AUTHORS_SHA256
 from usfm.train.checkpoint import STATE
+from usfm.train.finetune_config import SCRATCH
 from usfm.train.initial_weights import whole_source
 from usfm.train.rundir import read_config
 
-__all__ = ["Inheritance", "inherited", "ledger_of"]
+__all__ = ["Inheritance", "inherited", "labels_behind", "ledger_of"]
 
 AUTHORS_LICENCE = "CC BY-NC 4.0 (weights of USFM's authors)"
 LONGEST_CHAIN = 32
@@ -80,3 +85,34 @@ def inherited(source: Path | None, depth: int = 0) -> Inheritance:
         trained_on[name] = max(trained_on[name], count)  # the same rows may have been used twice
     licences = {*before.licences, *(licence for _, licence in items)}
     return Inheritance(sorted(licences), dict(sorted(trained_on.items())), [str(source), *before.begun_from])
+
+
+def labels_behind(inits: Iterable[str]) -> bool | None:
+    """Whether one of these starts learnt from labels: a fine-tuned bundle did, and a run that began from one.
+
+    A weight file is taken for one of other people, who had none of our labels. An exported encoder does not say
+    what its run began from.
+
+    Args:
+        inits: as `init` of a fine-tuning states them: "scratch", a run, a checkpoint, a bundle or a weight file.
+
+    Returns:
+        None = not known: one of them, or a run that it began from, is gone or damaged, and no other one did.
+    """
+    found = {_trained_with_labels(Path(init)) for init in inits if init != SCRATCH}
+    return True if True in found else None if None in found else False
+
+
+def _trained_with_labels(source: Path, depth: int = 0) -> bool | None:
+    source = whole_source(source)
+    if source.is_file():
+        return False
+    try:
+        if (source / SPEC).exists():
+            return read_bundle_spec(source).kind != "embedding"
+        start = read_config(source.parent if (source / STATE).exists() else source).get("start")
+    except (CheckpointError, ConfigError):
+        return None
+    if not start:
+        return False
+    return _trained_with_labels(Path(start["source"]), depth + 1) if depth < LONGEST_CHAIN else None

@@ -31,6 +31,7 @@ from usfm.report.figures import css_colour
 from usfm.report.sections import read_json
 from usfm.report.template import render
 from usfm.train.durable import write_text
+from usfm.train.inheritance import labels_behind
 
 __all__ = ["PAGE", "TABLES", "write_sweep_report"]
 
@@ -58,6 +59,11 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
     for name in TABLE_NAMES:
         write_table(folder / TABLES, name, [row for task in tasks for row in task.tables.get(name, [])])
     write_table(folder / TABLES, "cost", spent)
+    in_folds = {task.config.name: task.inits for task in tasks if task.config.split_by == "folds"}
+    behind_of = {
+        init: labels_behind({tables.start(name, init) for name, inits in in_folds.items() if init in inits})
+        for init in tables.inits
+    }
     page = render(
         "sweep.html",
         title=folder.absolute().name,
@@ -72,6 +78,9 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),
         own_settings=[init for init in tables.inits if tables.own_settings(init)],
+        with_labels=[init for init, behind in behind_of.items() if behind],
+        perhaps_with_labels=[init for init, behind in behind_of.items() if behind is None],
+        tuned_in_folds=[name for name in in_folds if any(tables.config.get("tuned", {}).get(name, {}).values())],
         failed=tables.failed.to_dict("records"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

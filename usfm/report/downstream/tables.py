@@ -95,6 +95,12 @@ class SweepTables:
             default=None,
         )
 
+    def start(self, task: str, init: str) -> str:
+        """What an initialisation starts from in a task, as the sweep states it: "scratch" or a path."""
+        of_task, tuned = (self.config.get(key, {}).get(task, {}) for key in ("per_task", "tuned"))
+        shared = self.config.get("finetune", {})
+        return str({"init": SCRATCH, **shared, **of_task, **self._stated(init), **tuned.get(init, {})}["init"])
+
     def own_settings(self, init: str) -> dict[str, Any]:
         """What the config says of an initialisation beyond what it starts from and where it is tried."""
         places = ("init", "network", "tasks", "fractions")

@@ -1,0 +1,137 @@
+"""What the page of a sweep says, from tables that a stated model made up (`sweep_factory`)."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from page_reading import Page
+from sweep_factory import write_sweep
+
+from usfm.models.bundle import BundleSpec, save_bundle
+from usfm.models.encoder import Encoder, EncoderConfig
+from usfm.report.downstream.sweep_page import _same_budget, write_sweep_report
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_sweep(tmp_path_factory.mktemp("sweep"), fractions=(0.05, 0.2, 1.0), seeds=range(3), items=40)
+
+
+def test_the_page_says_whose_settings_were_chosen(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.2, 1.0), seeds=(0,), items=4)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+
+    def limits(**values) -> str:
+        (folder / "config.yaml").write_text(yaml.safe_dump({**config, **values}))
+        page = Page(write_sweep_report(folder)).text
+        return " ".join(page[page.rindex("Limits") :].split())
+
+    assert "All initialisations share learning rate and steps" in limits()
+    own = {**config["inits"], "unet": {"network": "unet", "optim": {"lr": 1e-3}}}
+    assert "unet has settings of its own" in limits(inits=own)
+    assert "Some settings were searched" in limits(tuned={"head": {"dual": {"optim": {"lr": 1e-3}}}})
+
+
+def test_in_folds_the_page_names_what_learnt_from_labels_before(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.2, 1.0), seeds=(0,), items=4)
+    encoder = EncoderConfig(size="nano", img_px=32, patch_px=8)
+    spec = BundleSpec(kind="segmentation", name="head", encoder=encoder, classes=["background", "head"])
+    save_bundle(tmp_path / "tuned", Encoder(encoder), spec)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    items = pd.read_parquet(folder / "items.parquet")
+    items.assign(split="test").to_parquet(folder / "items.parquet")
+
+    def limits(split_by: str, **values) -> str:
+        tasks = [{**config["tasks"][0], "split_by": split_by}]
+        (folder / "config.yaml").write_text(yaml.safe_dump({**config, "tasks": tasks, **values}))
+        page = Page(write_sweep_report(folder)).text
+        return " ".join(page[page.rindex("Limits") :].split())
+
+    tuned = {"head": {"dual": {"optim": {"lr": 1e-3}}}}
+    inits = {**config["inits"], "dual": str(tmp_path / "tuned")}
+    said = limits("folds", inits=inits, tuned=tuned)
+    assert (
+        "dual starts from weights that were trained with labels. With folds these may be labels of patients" in said
+    )
+    assert "A search chose settings for head by labels" in said
+    assert "is not known" not in said
+    said = limits("folds")  # its pre-training run is not there
+    assert "Whether dual starts from weights that were trained with labels is not known" in said
+    assert "A search chose" not in said
+    per_task = {"head": {"init": str(tmp_path / "tuned")}}
+    assert "scratch starts from weights" not in limits("folds", per_task=per_task)  # inits says more
+    shared = limits(
+        "folds", inits={"dual": {}, "scratch": "scratch", "unet": {"init": "scratch"}}, per_task=per_task
+    )
+    assert "dual starts from weights that were trained with labels" in shared
+    said = limits("split", inits=inits, tuned=tuned)
+    assert "trained with labels" not in said
+    assert "A search chose" not in said
+
+
+def test_the_page_is_whole_without_shards_and_says_what_is_missing(folder: Path) -> None:
+    results = pd.read_parquet(folder / "results.parquet")
+    evil = "<script>alert('x')</script>"
+    results.loc[results.index[-1], ["status", "value"]] = [evil, np.nan]
+    items = pd.read_parquet(folder / "items.parquet")
+    last = results.iloc[-1]
+    same = (items.task == last.task) & (items.init == last.init) & (items.fraction == last.fraction)
+    copy = folder.parent / "failed"
+    copy.mkdir()
+    (copy / "config.yaml").write_text((folder / "config.yaml").read_text())
+    results.to_parquet(copy / "results.parquet")
+    items[~(same & (items.seed == last.seed))].to_parquet(copy / "items.parquet")
+    page = Page(write_sweep_report(copy))
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link")]
+    assert not [attrs for _, attrs in page.tags for name in ("src", "href") if "http" in attrs.get(name, "")]
+    assert evil in page.text  # as text
+    assert [attrs["id"] for tag, attrs in page.tags if tag == "section"] == [
+        "short", "task-head", "task-view", "cost", "limits",
+    ]  # fmt: skip
+    assert "Left out: worst cases and robustness of head" in page.text
+    charts = [attrs for tag, attrs in page.tags if tag == "svg"]
+    assert {attrs["role"] for attrs in charts} == {"img"}
+    assert (
+        len({attrs["aria-label"] for attrs in charts}) == 5
+    )  # two curves, two differences, one reliability diagram
+    names = {"points", "differences", "matches", "organs", "sources", "scores", "calibration", "cost"}
+    assert {path.stem for path in (copy / "tables").iterdir()} == names
+    with (copy / "tables" / "points.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 18
+    assert rows[0]["low"] < rows[0]["value"] < rows[0]["high"]
+    assert pd.read_parquet(copy / "tables" / "points.parquet").seeds.tolist()[-1] == 2  # the failed one is out
+
+
+def test_trials_that_failed_at_the_largest_fraction_leave_a_gap(small_shards: Path, tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("view",), fractions=(0.125, 0.2, 1.0), seeds=(0, 1), items=20,
+                         shards=small_shards)  # fmt: skip
+    results, items = pd.read_parquet(folder / "results.parquet"), pd.read_parquet(folder / "items.parquet")
+    results.loc[(results.init == "dual") & (results.fraction == 1), "status"] = "out of memory"
+    results.to_parquet(folder / "results.parquet")
+    items[(items.init != "dual") | (items.fraction < 1)].to_parquet(folder / "items.parquet")
+    page = Page(write_sweep_report(folder))
+    assert "test images of view from dual. no trial of it with 100 % of the labels has a score" in page.text
+    short = page.text[page.text.index("In short") : page.text.index("20 test images")]
+    assert "12.5 %" in short  # few labels; the most it has are the 20 % beside it
+    assert short.count("20 %") == 1
+    assert set(pd.read_csv(folder / "tables" / "calibration.csv").init) == {"scratch", "unet"}
+
+
+def test_without_all_labels_nothing_is_said_of_them(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.05, 0.2), seeds=(0,), items=8)
+    page = Page(write_sweep_report(folder))
+    assert "one label fraction alone" not in page.text
+    assert "Dashed:" not in page.text
+
+
+def test_a_budget_is_called_the_same_where_it_is() -> None:
+    def spent(**views: float) -> list[dict]:
+        return [{"task": task, "trials": 2, "image_views": n} for name, n in views.items() for task in (name[0],)]
+
+    assert _same_budget(spent(a1=32, a2=32, b1=64))
+    assert not _same_budget(spent(a1=32, a2=64))
+    assert not _same_budget(spent(a1=float("nan")))
