@@ -110,7 +110,7 @@ def fit(
         max_failures: restarts from the last score.
 
     Raises:
-        UsfmError: a worker failed.
+        UsfmError: a worker failed; of the kind that the worker raised, if it was one of ours.
     """
     import ray.train
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -136,7 +136,9 @@ def fit(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise UsfmError(f"fine-tuning in {folder} failed: {error}") from error
+        raised = getattr(error, "worker_failures", {}).values()
+        kind = next((type(one) for one in raised if isinstance(one, UsfmError)), UsfmError)
+        raise kind(f"fine-tuning in {folder} failed: {error}") from error
     result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     return result
 

@@ -58,7 +58,8 @@ class SweepConfig(Config):
             kept in `features/`; not with workers_per_trial, nor for a search by Optuna of what features depend on.
         keep: "best" = of the trials that share task, initialisation and fraction, one bundle (the best validation
             score, in folds of the lowest fold: `usfm.metrics.preference`) and all scores; "all" = every bundle.
-        retries: of a failed trial; a trial whose process was killed goes on where its last state stood.
+        retries: of a failed trial; a trial whose process was killed goes on where its last state stood, and one
+            that would fail the same again (NaN, its settings, its rows) is not retried.
         cluster: Ray.
     """
 

@@ -9,17 +9,13 @@ from typing import Any
 from ray_jobs.features import FOLDER, cache_features, common_features
 from ray_jobs.sweep_config import Study, SweepConfig, Trial
 from ray_jobs.sweep_search import SearchRange, value_at
+from ray_jobs.sweep_trial import IN_VAIN, SCORE, run_planned, run_searched
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
-from usfm.train.cached_views import CachedViews
-from usfm.train.context import PlainContext, best_device
-from usfm.train.finetune import finetune
-from usfm.train.finetune_config import FinetuneConfig
-from usfm.train.rundir import open_run, read_config
+from usfm.train.rundir import read_config
 
 __all__ = ["TUNE", "Ledger", "known_trials", "run_study", "run_trials"]
 
 RESULT, STOPPED = "result.json", "stopped.json"
-SCORE = "best_val_value"
 TUNE = "tune"
 """Folder of Tune's own records and TensorBoard files in the sweep's folder."""
 
@@ -91,7 +87,7 @@ def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, en
         {"name": name, "config": trial.config.model_dump(mode="json"), "features": str(features.get(name, ""))}
         for name, trial in by_name.items()
     ]
-    trainable = tune.with_parameters(_run_planned, placement=_placement(config))
+    trainable = tune.with_parameters(run_planned, placement=_placement(config))
     first = next(iter(by_name.values()))
     grid = _fit(config, first, trainable, {"trial": tune.grid_search(specs)}, ended, trial_dirname_creator=_name)
     _book(grid, lambda values: by_name[values["trial"]["name"]], ledger)
@@ -120,7 +116,7 @@ def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable
         seed=search.seed + len(known),  # the same seed would propose the first points again
     )
     trainable = tune.with_parameters(
-        _run_searched, study=study, at=at, placement=_placement(config), features=_features_of(config, study)
+        run_searched, study=study, at=at, placement=_placement(config), features=_features_of(config, study)
     )
     grid = _fit(config, study.trial(*at), trainable, {}, ended, search_alg=algorithm, num_samples=missing)
     _book(grid, lambda values: study.trial(*at, values), ledger)
@@ -184,20 +180,25 @@ def _fit(
             storage_path=str(Path(config.run_dir).absolute()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=config.retries),
-            callbacks=[_after_each(ended)],
+            callbacks=[_following(ended)],
         ),
     )
     return tuner.fit()
 
 
-def _after_each(ended: Callable[[], None]) -> Any:
+def _following(ended: Callable[[], None]) -> Any:
+    """Call `ended` after each trial that does not fail, and let Tune not retry one that would fail again."""
     from ray import tune
 
-    class AfterEach(tune.Callback):  # type: ignore[misc]
+    class Following(tune.Callback):  # type: ignore[misc]
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            if IN_VAIN in result:
+                trial.max_failures = 0  # Tune's limit is one for all trials and all errors
+
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ended()
 
-    return AfterEach()
+    return Following()
 
 
 def _book(grid: Any, trial_of: Callable[[Mapping[str, Any]], Trial], ledger: Ledger) -> None:
@@ -233,35 +234,3 @@ def _name(trial: Any) -> str:
 
 def _placement(config: SweepConfig) -> dict[str, Any]:
     return {key: getattr(config, key) for key in ("workers_per_trial", "cpus_per_trial", "gpus_per_trial")}
-
-
-def _run_planned(values: dict[str, Any], placement: Mapping[str, Any]) -> None:
-    """A Tune trial that was planned before the sweep began."""
-    _run(FinetuneConfig.build(values["trial"]["config"]), placement, values["trial"]["features"])
-
-
-def _run_searched(
-    values: dict[str, Any], study: Study, at: tuple[float, int], placement: Mapping[str, Any], features: str
-) -> None:
-    """A Tune trial whose values a search algorithm has chosen."""
-    _run(study.trial(*at, values).config, placement, features)
-
-
-def _run(config: FinetuneConfig, placement: Mapping[str, Any], features: str) -> None:
-    from ray import tune
-
-    open_run(Path(config.run_dir), config, placement, may_change=("run_dir",))
-    if placement["workers_per_trial"]:
-        from ray.tune.integration.ray_train import TuneReportCallback
-
-        from ray_jobs.finetune import fit
-
-        cpus, gpus = placement["cpus_per_trial"], placement["gpus_per_trial"]
-        fit(config, placement["workers_per_trial"], cpus, gpus, [TuneReportCallback()])
-        return
-    import torch
-
-    torch.set_num_threads(max(1, int(placement["cpus_per_trial"])))
-    context = PlainContext(device=best_device() if placement["gpus_per_trial"] else torch.device("cpu"))
-    context.report = lambda metrics, *_: tune.report(dict(metrics))  # type: ignore[method-assign]
-    finetune(config, context, CachedViews(config, context, Path(features)) if features else None)

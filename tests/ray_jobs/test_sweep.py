@@ -13,7 +13,7 @@ from ray_jobs import finetune as finetune_job
 from ray_jobs import sweep
 from ray_jobs.console import Console
 from ray_jobs.finetune import FinetuneJobConfig
-from usfm.errors import CheckpointError, ConfigError
+from usfm.errors import CheckpointError, ConfigError, UsfmError
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
@@ -23,6 +23,8 @@ from usfm.train.rundir import open_run
 
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 VALUES = {"encoder": ENCODER, "steps": 6, "batch_size": 8, "eval_every": 2, "optim": {"lr": 1e-3, "base_batch": 8}}
+
+DIVERGING = {"optim": {"lr": 1e30, "clip_norm": 0}}
 
 
 def config_of(shards: Path, run_dir: Path, **values) -> sweep.SweepConfig:
@@ -50,9 +52,7 @@ def reported(folder: Path) -> dict[str, list[int]]:
 @pytest.mark.usefixtures("ray_cluster")
 def test_trials_report_fail_alone_and_are_not_done_twice(small_shards: Path, tmp_path: Path) -> None:
     # a rate that makes the loss overflow: these trials fail, the others must not
-    broken = config_of(
-        small_shards, tmp_path, per_task={"view": {"optim": {"lr": 1e30, "clip_norm": 0}}}, retries=0
-    )
+    broken = config_of(small_shards, tmp_path, per_task={"view": DIVERGING}, retries=0)
     folder = sweep.run(broken, Console())
     rows = results(folder)
     assert [row["task"] for row in rows] == ["head", "head", "view", "view"]
@@ -80,6 +80,46 @@ def test_trials_report_fail_alone_and_are_not_done_twice(small_shards: Path, tmp
     assert scored_by_hand.exists()
     assert [path.name for path in (folder / "best").iterdir()] == ["head"]
     assert {p: p.stat().st_mtime_ns for p in done} == done
+
+
+def attempts(folder: Path) -> dict[str, int]:
+    """How often each trial has failed in the last call of a sweep."""
+    return {path.parent.name: path.read_text().count("Failure # ") for path in folder.glob("tune/*/error.txt")}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_would_fail_again_is_not_retried(small_shards: Path, tmp_path: Path) -> None:
+    config = config_of(
+        small_shards, tmp_path, per_task={"view": DIVERGING}, retries=1, fractions=[1.0], seeds=[0, 1]
+    )
+    # a disk that gives no journal, say: an error of the machine
+    journal = tmp_path / "trials" / "head-scratch-1-0" / "metrics.jsonl"
+    journal.mkdir(parents=True)
+    status = {row["task"] + row["seed"]: row["status"] for row in results(sweep.run(config, Console()))}
+    assert {name: said == "ok" for name, said in status.items()} == {
+        "head0": False, "head1": True, "view0": False, "view1": False
+    }  # fmt: skip
+    assert "IsADirectoryError" in status["head0"]
+    assert "NonFiniteLoss: fine-tuning step" in status["view0"]
+    assert attempts(tmp_path) == {"head-scratch-1-0": 2, "view-scratch-1-0": 1, "view-scratch-1-1": 1}
+    # the next call of the sweep tries them all anew
+    journal.rmdir()
+    error = tmp_path / "tune" / "view-scratch-1-0" / "error.txt"
+    first = error.read_text()
+    again = {row["task"] + row["seed"]: row["status"] for row in results(sweep.run(config, Console()))}
+    assert again == status | {"head0": "ok"}
+    assert error.read_text() != first  # with time and process
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_would_fail_again_over_ray_train_is_not_retried_either(small_shards: Path, tmp_path: Path) -> None:
+    config = config_of(small_shards, tmp_path, tasks=[{**VIEW, "canvas_px": 64}], fractions=[1.0], retries=1,
+                       finetune={**VALUES, **DIVERGING}, workers_per_trial=1)  # fmt: skip
+    with pytest.raises(UsfmError, match="no trial .* came to its end; the first says: .*NonFiniteLoss"):
+        sweep.run(config, Console())
+    assert attempts(tmp_path) == {"view-scratch-1-0": 1}
 
 
 @pytest.mark.ray
