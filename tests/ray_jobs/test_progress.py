@@ -53,9 +53,10 @@ def test_a_run_without_a_row_says_that_it_starts(
 ) -> None:
     monkeypatch.setattr(module, "LOG_EVERY_S", 0)
     config = SimpleNamespace(batch=SimpleNamespace(global_size=8), epochs=1)
-    said = ""
+    said, deadline = "", time.monotonic() + 60
     with following_run(Console(), tmp_path, SimpleNamespace(total_samples=64), config, 2):
         while "workers are starting" not in said:
+            assert time.monotonic() < deadline, f"nothing said in a minute that the workers are starting: {said!r}"
             time.sleep(0.05)
             said += capsys.readouterr().out
     assert said.split()[:2] == ["pretrain", "16/64"]

@@ -72,9 +72,12 @@ def test_a_run_without_a_score_does_not_count() -> None:
     assert np.isnan([none.value, none.low, none.high]).all()
 
 
-@pytest.mark.parametrize(("of_run", "least"), [(0.0, 0.95), (0.1, 0.92)])
-def test_the_interval_over_folds_holds_a_known_difference(of_run: float, least: float) -> None:
-    """Patients differ by 0.3, runs by `of_run`: the truth lies inside at least as often as the interval says."""
+@pytest.mark.parametrize("of_run", [0.0, 0.1])
+def test_the_interval_over_folds_holds_a_known_difference_as_often_as_it_says(of_run: float) -> None:
+    """Patients differ by 0.3, runs by `of_run`. 95 % is said; the simulation may fall short by two of its errors.
+
+    It is 97.5 % with runs that are alike, and 93 % with ones that differ.
+    """
     held, trials, widths = 0, 200, []
     for trial in range(trials):
         rng = np.random.default_rng(trial)
@@ -85,7 +88,8 @@ def test_the_interval_over_folds_holds_a_known_difference(of_run: float, least: 
         )
         held += got.low <= 0.2 <= got.high
         widths.append(got.high - got.low)
-    assert held / trials >= least
+    standard_error = np.sqrt(0.95 * 0.05 / trials)  # 0.015, of a share of 200 that is 0.95
+    assert held / trials >= 0.95 - 2 * standard_error
     # 100 patients in five runs: what Student's t makes of runs that spread by both, and a third more
     assert np.mean(widths) / 2 < 1.33 * 2.78 * np.hypot(0.3 / 10, of_run / np.sqrt(5))
 

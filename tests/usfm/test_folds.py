@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,15 @@ from shard_factory import HEAD, VIEW, row, write_rows
 from usfm.data import tasks
 from usfm.data.folds import NO_FOLD, deal, dealt_digest, group_folds
 from usfm.data.task_config import TaskConfig
-from usfm.data.tasks import dealing, label_fraction, load_folds, load_split, load_task, strata
+from usfm.data.tasks import (
+    dealing,
+    fraction_rows,
+    label_fraction,
+    load_folds,
+    load_split,
+    load_task,
+    strata,
+)
 from usfm.errors import ConfigError, DataError
 
 
@@ -110,14 +119,29 @@ def test_rows_are_decoded_once_for_all_folds(shards: str, monkeypatch: pytest.Mo
     assert len(dealt) == 1
 
 
-def test_label_fractions_are_nested_within_a_fold(shards: str) -> None:
+def test_label_fractions_of_a_fold_are_nested_whole_patients_that_show_every_class(tmp_path: Path) -> None:
+    """Twenty patients of three images; the third class is one image of five patients, so nobody's most frequent."""
+    rows = [row("heart", "train", n) for n in range(60)]
+    for n in range(60):
+        patient = n // 3
+        rows[n] |= {"group": f"p{patient}", "label": "c" if n % 12 == 2 else "ab"[patient % 2]}
+    rows += [{**row("heart", "train", n), "group": "", "label": "a"} for n in range(60, 64)]
+    shards = str(write_rows(tmp_path, rows))
+    classes, lacking = {"one": ["a"], "two": ["b"], "three": ["c"]}, 0
     for fold in range(5):
-        task = task_of(VIEW, fold=fold)
+        task = task_of(VIEW, classes=classes, fold=fold)
         train = load_task(shards, task)["train"]
-        taken = [label_fraction(train.groups, strata(train, task), f, seed=fold) for f in (0.1, 0.3, 0.6, 1.0)]
-        for small, large in zip(taken, taken[1:], strict=False):
-            assert not (small & ~large).any()
-        assert taken[-1].all()
+        taken = [set(fraction_rows(train, task, f, seed=fold).tolist()) for f in (0.05, 0.1, 0.3, 0.6, 1.0)]
+        assert all(small <= large for small, large in pairwise(taken))
+        assert taken[-1] == set(range(len(train)))
+        assert len(taken[0]) <= 9, "a patient of each class and no more"
+        for inside in taken:
+            assert set(train.label[sorted(inside)].tolist()) == {0, 1, 2}
+            outside = {train.groups[n] for n in set(range(len(train))) - inside}
+            assert outside.isdisjoint(train.groups[n] for n in inside)
+        plain = label_fraction(train.groups, strata(train, task), 0.05, seed=fold)
+        lacking += 2 not in train.label[plain]
+    assert lacking, "else the classes were there by chance"
 
 
 def test_a_class_that_a_fold_cannot_learn_is_said(tmp_path: Path) -> None:
