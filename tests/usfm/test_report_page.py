@@ -1,6 +1,7 @@
 import base64
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from page_reading import Page
 from shard_factory import HEAD, png, row, write_small_shards
 
@@ -84,6 +86,11 @@ def run_dir(shards, tmp_path_factory) -> Path:
     return folder
 
 
+def write_tasks(sweep: Path, *tasks: dict) -> None:
+    """The part of a sweep's config that the report reads."""
+    (sweep / "config.yaml").write_text(yaml.safe_dump({"tasks": list(tasks)}), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def sweep_dir(shards, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report_sweep")
@@ -94,6 +101,7 @@ def sweep_dir(shards, tmp_path_factory) -> Path:
         }
     )  # fmt: skip
     finetune(config, PlainContext(device=torch.device("cpu")))
+    write_tasks(folder, {**HEAD, "canvas_px": 64})
     (folder / "best").mkdir()
     (folder / "trial" / "best").rename(folder / "best" / "head")
     (folder / "best" / "view").mkdir()
@@ -245,6 +253,29 @@ def test_numbers_of_the_page(inputs, tmp_path) -> None:
     assert "together 64.0 s" in text
 
 
+def test_seeds_of_a_task_in_folds_are_not_said_to_share_a_test_set(inputs, tmp_path) -> None:
+    sweep = tmp_path / "sweep"
+    shutil.copytree(inputs.sweep_dir, sweep)
+    write_tasks(sweep, {**HEAD, "canvas_px": 64, "split_by": "folds", "folds": 5})
+    spec = sweep / "best" / "head" / "config.json"
+    document = json.loads(spec.read_text())
+    document["metrics"]["fold"] = 3
+    spec.write_text(json.dumps(document))
+
+    def said(of: ReportInputs) -> str:
+        return " ".join(Page(build_report(of, tmp_path / "report.html")).text.split())
+
+    alone, dealt = said(inputs), said(replace(inputs, sweep_dir=sweep))
+    assert "All trials share one test set" in alone
+    assert "Dice on the test set" in alone
+    assert "fold" not in alone
+    assert "All trials share" not in dealt
+    assert "all trials of seed s are tested on fold s mod 5" in dealt
+    assert "scored on the same test images, in folds seed by seed" in dealt
+    assert "Dice on the fold that each seed tests" in dealt
+    assert "Dice, fold 3, which its seed tests" in dealt
+
+
 def test_content_is_inert(inputs, tmp_path) -> None:
     path = build_report(inputs, tmp_path / "report.html")
     assert EVIL not in path.read_text(encoding="utf-8")
@@ -292,6 +323,7 @@ def test_scores_of_every_kind_have_their_name_direction_and_range(
                 "per_item": [{"id": str(n), "value": value} for n, value in enumerate(values)]}  # fmt: skip
     (sweep / "best" / "task" / "evaluation.json").write_text(json.dumps(document), encoding="utf-8")
     (sweep / "report.html").write_text("the sweep's page", encoding="utf-8")
+    write_tasks(sweep, {"name": "task"})
     lines = [["task", "kind", init, 1.0, seed, 9, 5, metric, value, "ok"]
              for init, value in (("pretrained", 3), ("scratch", 5)) for seed in (0, 1)]  # fmt: skip
     with (sweep / "results.csv").open("w", newline="", encoding="utf-8") as stream:

@@ -22,6 +22,7 @@ from usfm.report.pictures import file_uri, heat, png_uri
 from usfm.report.samples import contact_sheet
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.journal import read_journal
+from usfm.train.rundir import read_config
 
 __all__ = ["SECTIONS", "read_json", "shorten"]
 
@@ -119,12 +120,15 @@ def _labels(inputs: ReportInputs) -> dict[str, Any]:
     if not path.is_file():
         raise UsfmError(f"no results.csv in {inputs.sweep_dir}")
     trials = numbers.read_trials(path)
+    stated = read_config(inputs.sweep_dir)["tasks"]
+    folds = {task["name"]: task["folds"] for task in stated if task.get("split_by") == "folds"}
     by_task = numbers.label_efficiency(trials)
     inits = sorted({trial.init for trial in trials}, key=lambda init: (init == "scratch", init))
     tasks = [
         {
             "name": task,
             "kind": next(trial.kind for trial in trials if trial.task == task),
+            "folds": folds.get(task, 0),
             "points": _in_order(points, inits),
             "chart": figures.label_curve(points, inits),
             "seeds": sorted({seed for point in points for seed in point.seeds}),
