@@ -201,6 +201,10 @@ def test_contours_repeat_the_evaluation(sweep_dir, shards) -> None:
     assert len(drawn) == 5  # six are chosen; the one that no shard holds is left out
     for picture in drawn:
         assert picture.redrawn == pytest.approx(picture.value, abs=1e-6)
+    # a task in folds tests rows of every split
+    elsewhere = [{"id": row("fetal_head", "train", n)["id"], "value": 0.5} for n in (0, 23)]
+    drawn = overlays.contours(bundle, shards, elsewhere, canvas_px=64)
+    assert {picture.row_id for picture in drawn} == {item["id"] for item in elsewhere}
 
 
 def test_outlines_lie_on_the_borders() -> None:

@@ -63,7 +63,8 @@ def contours(
 ) -> list[Contours]:
     """Run a segmentation bundle again on its worst, median and best test images and draw the outlines.
 
-    Items whose id is not in the test split of the shards are left out.
+    Items whose id is not in the shards are left out. They may be of any split: a task in folds, or one that tests
+    on other sources, tests rows of all of them.
 
     Raises:
         CheckpointError: there is no whole bundle.
@@ -71,7 +72,7 @@ def contours(
     """
     model, spec = load_bundle(bundle)
     chosen = worst_median_best(items)
-    rows = _test_rows(ShardReader(shards), {item["id"] for _, item in chosen})
+    rows = _rows(ShardReader(shards), {item["id"] for _, item in chosen})
     drawn = []
     for rank, item in chosen:
         row = rows.get(item["id"])
@@ -116,12 +117,13 @@ def _task_mask(stored: Bytes, names: Mapping[str, str], classes: Sequence[str]) 
     return table[stored]
 
 
-def _test_rows(reader: ShardReader, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    found = {}
+def _rows(reader: ShardReader, wanted: set[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     for file in reader.index.files:
-        if file.split == "test":
-            for n, row_id in enumerate(reader.batch(file.path).column("id").to_pylist()):
-                if row_id in wanted:
-                    columns = ["image", "mask", "mask_classes"]
-                    found[row_id] = reader.take(file.path, np.array([n]), columns).to_pylist()[0]
+        if len(found) == len(wanted):
+            break
+        for n, row_id in enumerate(reader.batch(file.path).column("id").to_pylist()):
+            if row_id in wanted:
+                columns = ["image", "mask", "mask_classes"]
+                found[row_id] = reader.take(file.path, np.array([n]), columns).to_pylist()[0]
     return found
