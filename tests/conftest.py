@@ -29,6 +29,15 @@ TINY_COUNTS = {
 }
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests for a GPU are skipped where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def corpus() -> Path:
     """The folder of the real corpus; the test is skipped where it is absent."""

@@ -27,23 +27,27 @@ from usfm.train.pretrain_plan import PretrainConfig  # noqa: E402
 GOLDEN = HERE / "golden_losses.json"
 NAMES = ("loss", "spatial", "frequency", "grad_norm", "lr")
 RELATIVE = {"loss": 2e-4, "spatial": 2e-4, "frequency": 2e-3, "grad_norm": 2e-2, "lr": 1e-12}
-"""Other processors and versions of torch add up in another order, and thirty steps carry that on."""
+"""Other processors add up in another order, and thirty steps carry that on."""
+TORCH = "2.15"
+"""Of constraints.txt. With 2.11 the first loss is another one by 0.13 % and the thirtieth by 0.4 %."""
 
 
-def thirty_steps(shards: Path, run_dir: Path) -> list[dict[str, float]]:
-    """The paper's defaults at a small size: figure bands, mean fill, added mask token, focal loss."""
+def thirty_steps(shards: Path, run_dir: Path, device: str = "cpu") -> list[dict[str, float]]:
+    """The paper's defaults at a small size: figure bands, mean fill, added mask token, focal loss; in float32."""
     config = PretrainConfig.build({
         "run_dir": str(run_dir), "seed": 11,
         "data": {"shards": str(shards), "canvas_px": 64, "sampling": {"chunk_size": 24}},
         "encoder": {"size": "nano", "img_px": 64, "patch_px": 8},
         "objective": {"spatial_mask": {"unit_px": 16}},
         "batch": {"global_size": 16, "micro_size": 8}, "epochs": 1, "epoch_samples": 480, "optim": {"lr": 0.01},
+        "precision": "fp32",
     })  # fmt: skip
-    context = PlainContext(torch.device("cpu"))
+    context = PlainContext(torch.device(device))
     pretrain(config, context, lambda stream, plan: local_feed(stream, plan, config, context))
     return [{name: row[name] for name in NAMES} for row in read_journal(run_dir)]
 
 
+@pytest.mark.skipif(not torch.__version__.startswith(f"{TORCH}."), reason=f"written down with torch {TORCH}")
 def test_thirty_steps_give_the_losses_that_were_written_down(small_shards: Path, tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     rows = thirty_steps(small_shards, tmp_path)

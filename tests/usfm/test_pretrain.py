@@ -30,8 +30,8 @@ def config_of(shards: Path, run_dir: Path, **values) -> PretrainConfig:
     return PretrainConfig.build(base | values)
 
 
-def run(config: PretrainConfig, stop_after: int | None = None) -> list[dict]:
-    context = PlainContext(torch.device("cpu"))
+def run(config: PretrainConfig, stop_after: int | None = None, device: str = "cpu") -> list[dict]:
+    context = PlainContext(torch.device(device))
     pretrain(config, context, lambda stream, plan: local_feed(stream, plan, config, context), stop_after)
     timing = ("images_per_s", "data_wait", "observe_s")
     return [{k: v for k, v in row.items() if k not in timing} for row in read_journal(Path(config.run_dir))]

@@ -20,6 +20,7 @@ from usfm.data.stream import ImageStream, micro_batch_indices
 from usfm.errors import ShardError
 from usfm.models.objective import Objective, ObjectiveOutput
 from usfm.train.context import WorkerContext
+from usfm.train.determined import determined
 from usfm.train.optim import learning_rate, set_learning_rate
 from usfm.train.parallel import accumulating, gathered, prepare, spread
 from usfm.train.prefetch import MicroBatch, Prefetch
@@ -74,7 +75,12 @@ class PretrainStep:
         Raises:
             NonFiniteLoss: loss or gradient is not finite; the step was not taken (see `Refusals`).
             ShardError: the feed delivered other samples than planned.
+            ConfigError: `speed.deterministic` asks for what torch does not have.
         """
+        with determined(self.config.speed.deterministic, self.context.device):
+            return self._taken(step, batches)
+
+    def _taken(self, step: int, batches: Iterator[MicroBatch]) -> dict[str, Any]:
         config, plan = self.config, self.plan
         began, waited = time.perf_counter(), self.prefetch.waited_s
         seen = step * config.batch.global_size

@@ -15,6 +15,7 @@ from usfm.data.augment import random_crops
 from usfm.errors import CheckpointError
 from usfm.models.objectives import OBJECTIVES
 from usfm.train.checkpoint import MODEL, require_fit
+from usfm.train.determined import determined
 from usfm.train.pretrain_plan import PretrainConfig, uses_bf16
 from usfm.train.refused import REFUSED, lane_seed, refused_folder
 
@@ -77,7 +78,7 @@ def replay(run_dir: Path, config: PretrainConfig, step: int, device: torch.devic
     bad_weights = [name for name, p in objective.named_parameters() if not torch.isfinite(p).all()]
     ids = {i: name for r in records for i, name in zip(r["index"], r["ids"], strict=True)}
     lanes, total, samples, found = sorted(batches), 0.0, [], _FirstBad()
-    with found.watching(objective):
+    with found.watching(objective), determined(config.speed.deterministic, device):
         for lane in lanes:
             torch.manual_seed(lane_seed(config.seed, step, lane))
             batch = {name: tensor.to(device) for name, tensor in batches[lane].items()}
