@@ -1,0 +1,89 @@
+"""A sweep's trials in plain processes on this machine, without Ray: the same trials, folders and tables.
+
+    python tests/benchmarks/sweep_in_processes.py --config label_efficiency_small --processes 12
+
+For a GPU machine that has no Ray, and for what Tune adds to a sweep. A trial that is done is not done again. Of a
+search only the random one, whose points are known before it starts; it leaves `best.yaml`, as `usfm sweep` does.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ray_jobs.console import Console  # noqa: E402
+from ray_jobs.job import RECIPES  # noqa: E402
+from ray_jobs.sweep_config import PLACEMENT, TABLE, SweepConfig, trials  # noqa: E402
+from ray_jobs.sweep_search import write_best  # noqa: E402
+from ray_jobs.sweep_table import best_trials, keep_best, summarise, write_tables  # noqa: E402
+from ray_jobs.sweep_tune import Ledger  # noqa: E402
+from usfm.config import load_config  # noqa: E402
+from usfm.errors import UsfmError  # noqa: E402
+from usfm.train.context import PlainContext  # noqa: E402
+from usfm.train.finetune import finetune  # noqa: E402
+from usfm.train.finetune_config import FinetuneConfig  # noqa: E402
+from usfm.train.rundir import open_run  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="name of a recipe, or a YAML file")
+    parser.add_argument("--processes", type=int, default=2, help="trials beside each other")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no trial after so long")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_intermixed_args(arguments)
+    recipe = RECIPES / f"{options.config}.yaml"
+    config = load_config(SweepConfig, recipe if recipe.is_file() else options.config, options.overrides)
+    if config.search is not None and config.search.algorithm != "random":
+        parser.error("an Optuna search needs `usfm sweep`")
+    folder, planned, ledger, began = Path(config.run_dir).absolute(), trials(config), Ledger(), time.monotonic()
+    open_run(folder, config, {"trials": len(planned)}, may_change=(*PLACEMENT, *TABLE))
+    waiting = [trial for trial in planned.values() if not ledger.done(trial)]
+    last = time.time() + options.seconds
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        jobs = {pool.submit(_run, trial.config.model_dump(mode="json"), last): trial for trial in waiting}
+        for number, job in enumerate(as_completed(jobs), 1):
+            name, reason = jobs[job].name, job.result()
+            if reason:
+                ledger.failures[name] = reason
+            print(f"{time.monotonic() - began:6.0f} s  {number}/{len(jobs)}  {name} {reason}", flush=True)
+    made, console = list(planned.values()), Console()
+    table = write_tables(folder, made, ledger)
+    keep_best(folder, made, ledger)
+    if config.search is not None:
+        best = best_trials(made, ledger, lambda trial: (trial.config.task.name, trial.init))
+        write_best(folder / "best.yaml", [(task, init, trial.searched) for (task, init), trial in best.items()])
+    summarise(table, console, folder)
+    print(f"{len(waiting)} trials, {options.processes} at a time, {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _run(values: dict[str, Any], last: float) -> str:
+    """Run one trial; returns the reason why it has no result, "" if it has one."""
+    if time.time() > last:
+        return "not started in time"
+    config = FinetuneConfig.build(values)
+    try:
+        open_run(Path(config.run_dir), config, {"process": os.getpid()}, may_change=("run_dir",))
+        finetune(config, PlainContext())
+    except UsfmError as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
