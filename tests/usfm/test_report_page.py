@@ -280,6 +280,16 @@ def test_seeds_of_a_task_in_folds_are_not_said_to_share_a_test_set(inputs, tmp_p
     assert "Dice, fold 3, which its seed tests" in dealt
 
 
+def test_a_sweep_without_its_config_keeps_its_label_section(inputs, tmp_path) -> None:
+    sweep = tmp_path / "sweep"
+    shutil.copytree(inputs.sweep_dir, sweep)
+    (sweep / "config.yaml").unlink()
+    text = " ".join(Page(build_report(replace(inputs, sweep_dir=sweep), tmp_path / "report.html")).text.split())
+    assert "9 trials, of which 1 gave no score" in text
+    assert "Whether all trials share one test set is not known: the sweep's config.yaml is missing" in text
+    assert "All trials share" not in text
+
+
 def test_content_is_inert(inputs, tmp_path) -> None:
     path = build_report(inputs, tmp_path / "report.html")
     assert EVIL not in path.read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from upath import UPath
 from usfm.data.ledger import LEDGER_JSON
 from usfm.data.schema import SPLITS
 from usfm.data.shards import ShardIndex
-from usfm.errors import UsfmError
+from usfm.errors import ConfigError, UsfmError
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, METRIC
 from usfm.predict.predictor import NOTICE, read_spec
 from usfm.report import figures, numbers
@@ -120,15 +120,14 @@ def _labels(inputs: ReportInputs) -> dict[str, Any]:
     if not path.is_file():
         raise UsfmError(f"no results.csv in {inputs.sweep_dir}")
     trials = numbers.read_trials(path)
-    stated = read_config(inputs.sweep_dir)["tasks"]
-    folds = {task["name"]: task["folds"] for task in stated if task.get("split_by") == "folds"}
+    folds = _folds(inputs.sweep_dir)
     by_task = numbers.label_efficiency(trials)
     inits = sorted({trial.init for trial in trials}, key=lambda init: (init == "scratch", init))
     tasks = [
         {
             "name": task,
             "kind": next(trial.kind for trial in trials if trial.task == task),
-            "folds": folds.get(task, 0),
+            "folds": folds if folds is None else folds.get(task, 0),
             "points": _in_order(points, inits),
             "chart": figures.label_curve(points, inits),
             "seeds": sorted({seed for point in points for seed in point.seeds}),
@@ -143,6 +142,15 @@ def _labels(inputs: ReportInputs) -> dict[str, Any]:
     ]  # fmt: skip
     failed = [trial for trial in trials if trial.status != "ok"]
     return {"tasks": tasks, "failed": failed, "trials": len(trials)}
+
+
+def _folds(sweep: Path) -> dict[str, int] | None:
+    """Folds of a sweep's tasks that have some, by name; None = not known: its config is missing."""
+    try:
+        stated = read_config(sweep)["tasks"]
+    except ConfigError:  # the table of results says enough for the rest of the section
+        return None
+    return {task["name"]: task["folds"] for task in stated if task.get("split_by") == "folds"}
 
 
 def _in_order(points: Sequence[numbers.Point], inits: Sequence[str]) -> list[numbers.Point]:
