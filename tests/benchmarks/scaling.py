@@ -4,7 +4,9 @@
 
 Constants are in `scaling_constants.json`, each with its source and whether it was measured, counted or only stated.
 `--step` takes the result of `step.py` on a GPU and replaces what that measured: matmul rate, MFU, work per image.
-The formulas are this file; `docs/SCALING.md` holds its output for the constants as they are (a test compares them).
+The MFU is that of a whole step, with AdamW and everything else, at `batch_per_gpu` images: what AdamW takes is a
+part of that step's time, and stays as long when a GPU has fewer images. The formulas are this file;
+`docs/SCALING.md` holds its output for the constants as they are (a test compares them).
 """
 
 import argparse
@@ -53,10 +55,20 @@ def scale(gpus: int, c: dict[str, float]) -> Scale:
     A step is compute + AdamW + the part of the all-reduce that does not hide behind the backward pass. A ring moves
     2 (n - 1) / n of the gradients through every GPU; FSDP gathers weights twice and scatters gradients once,
     3 (n - 1) / n. Two thirds of the compute are backward.
+
+    Raises:
+        SystemExit: AdamW alone would take longer than the whole step that `mfu` is of.
     """
-    batch = min(int(c["batch_per_gpu"]), int(c["largest_batch"]) // gpus)
-    compute = batch * c["flop_per_image"] / (c["matmul_flop_per_s"] * c["mfu"])
+    whole_batch = int(c["batch_per_gpu"])
+    batch = min(whole_batch, int(c["largest_batch"]) // gpus)
+    whole = whole_batch * c["flop_per_image"] / (c["matmul_flop_per_s"] * c["mfu"])  # AdamW and all
     update = c["parameters"] * UPDATE_BYTES / c["memory_bytes_per_s"]
+    if update >= whole:
+        raise SystemExit(
+            f"AdamW takes {update:g} s by memory_bytes_per_s, the whole step {whole:g} s by mfu; state constants "
+            "that fit each other"
+        )
+    compute = (whole - update) * batch / whole_batch
     others = (gpus - 1) / gpus
     ddp = 2 * others * c["parameters"] * GRADIENT_BYTES
     fsdp = 3 * others * c["parameters"] * WEIGHT_BYTES
@@ -129,7 +141,7 @@ def load(path: Path, step: Path | None = None, changes: Sequence[str] = ()) -> d
             "mfu": report["mfu"],
             "flop_per_image": report["gflop_per_image"]["step"] * 1e9,
             "parameters": report["parameters"],
-            "batch_per_gpu": report["settings"]["batch"],
+            "batch_per_gpu": report["settings"]["batch"] * report["settings"]["accumulate"],
         }
         source = f"step.py on {report['device']}, torch {report['packages']['torch']}"
         for name, value in measured.items():
