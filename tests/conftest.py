@@ -29,6 +29,15 @@ TINY_COUNTS = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In several processes (`make test`) whatever may start Ray shares one; of the rest each file has one."""
+    if config.pluginmanager.hasplugin("xdist"):
+        here = Path(__file__).parent
+        for item in items:
+            alone = here / "usfm" in item.path.parents
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if alone else "ray"))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests for a GPU are skipped where there is none."""
     if item.get_closest_marker("gpu") is not None:
