@@ -37,6 +37,7 @@ RAY_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves a hospital's network unasked
     "OMP_NUM_THREADS": "1",  # one thread per Ray CPU; a torch worker sets its own count
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # the same bits each time (`usfm.train.determined`)
 }
 
 

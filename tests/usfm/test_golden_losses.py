@@ -47,6 +47,11 @@ def thirty_steps(shards: Path, run_dir: Path, device: str = "cpu") -> list[dict[
     return [{name: row[name] for name in NAMES} for row in read_journal(run_dir)]
 
 
+def test_the_losses_were_written_down_with_the_pinned_torch() -> None:
+    pins = (HERE.parents[1] / "constraints.txt").read_text(encoding="utf-8")
+    assert f"\ntorch=={TORCH}." in pins, "write the losses anew (see above), and TORCH"
+
+
 @pytest.mark.skipif(not torch.__version__.startswith(f"{TORCH}."), reason=f"written down with torch {TORCH}")
 def test_thirty_steps_give_the_losses_that_were_written_down(small_shards: Path, tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))

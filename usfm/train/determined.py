@@ -1,7 +1,7 @@
-"""The same bits on every run of a GPU: torch's deterministic algorithms while a step is computed, and only then.
+"""The same bits each time: torch's deterministic algorithms while a step is computed, and only then.
 
-Without them the backward passes of convolutions and of attention add up in whatever order the GPU gets there. CPUs
-need nothing of this.
+Without them the backward passes of convolutions and attention add up in whatever order a GPU gets there, and so
+does that of the relative position bias on a CPU with several threads.
 """
 
 import os
@@ -13,40 +13,50 @@ import torch
 
 from usfm.errors import ConfigError
 
-__all__ = ["determined"]
+__all__ = ["CUBLAS", "determined"]
 
-WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""Environment variable, and the value that deterministic matrix products need before the first one of a process."""
+ERROR = 2  # of torch's deterministic debug mode: what has no deterministic algorithm raises
 
 
 @contextmanager
 def determined(on: bool, device: torch.device) -> Iterator[None]:
-    """What is computed inside has the same bits whenever it is computed again on the same kind of GPU.
+    """What is computed inside has the same bits whenever it is computed again on the same kind of processor.
+
+    Not promised for compiled code, whose kernels are chosen by timing them.
 
     Args:
         on: False = nothing is changed.
-        device: where it is computed; a CPU needs nothing.
+        device: where it is computed.
 
     Raises:
-        ConfigError: torch has no such algorithm for an operation that is used.
+        ConfigError: torch has no such algorithm for an operation that is used, or a process that used the GPU
+            before did not have `CUBLAS` in its environment.
     """
-    if not on or device.type != "cuda":
+    if not on:
         yield
         return
-    os.environ.setdefault(WORKSPACE, ":4096:8")  # cuBLAS reads it with its first product
+    if device.type == "cuda":
+        os.environ.setdefault(*CUBLAS)
     memory: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    before = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode(ERROR)
     memory.fill_uninitialized_memory = False  # for finding bugs of torch; it costs a pass over every buffer
     try:
         yield
     except RuntimeError as error:
-        if "deterministic" not in str(error):
-            raise
-        raise ConfigError(
-            f"speed.deterministic: {error} Set speed.deterministic=false: the run then goes on after a stop with "
-            "losses that differ by rounding"
-        ) from error
+        if "does not have a deterministic implementation" in str(error):
+            raise ConfigError(
+                f"speed.deterministic: {error} Set speed.deterministic=false: the run then goes on after a stop "
+                "with losses that differ by rounding"
+            ) from error
+        if CUBLAS[0] in str(error):
+            raise ConfigError(
+                f"speed.deterministic needs {'='.join(CUBLAS)} in the environment of a process that computes on "
+                "the GPU before it trains; set it, or set speed.deterministic=false"
+            ) from error
+        raise
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        memory.fill_uninitialized_memory = filled
+        torch.set_deterministic_debug_mode(before[0])
+        memory.fill_uninitialized_memory = before[1]

@@ -22,6 +22,7 @@ from usfm.models.network import TaskNetwork
 from usfm.models.task_model import TaskModel
 from usfm.rng import stream_key
 from usfm.train.context import WorkerContext
+from usfm.train.determined import determined
 from usfm.train.durable import LEFTOVER, publish_folder
 from usfm.train.finetune_config import SCRATCH, FinetuneConfig
 from usfm.train.finetune_loss import TaskLoss, target_spread
@@ -135,11 +136,13 @@ def _step(
         model.encoder.eval()  # what does not learn is not disturbed either
     batch = views.batch(step)
     torch.manual_seed(stream_key(config.seed, "finetune step", step, context.rank))
-    with torch.autocast(context.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        answer, auxiliary = views.answer(wrapped, batch)
-    further = model.auxiliary_loss([one.float() for one in auxiliary], batch.target)
-    loss = loss_of(answer.float(), batch.target) + further
-    torch.autograd.backward(loss)
+    # on a GPU torch has no such algorithms for the pooling, resizing and losses of heads
+    with determined(context.device.type == "cpu", context.device):
+        with torch.autocast(context.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            answer, auxiliary = views.answer(wrapped, batch)
+        further = model.auxiliary_loss([one.float() for one in auxiliary], batch.target)
+        loss = loss_of(answer.float(), batch.target) + further
+        torch.autograd.backward(loss)
     total = context.sum(loss.detach().clone()) / context.world_size
     if not torch.isfinite(total):
         raise NonFiniteLoss(

@@ -36,8 +36,8 @@ class SpeedConfig(Config):
             fraction of the memory; drop-path draws the same numbers again.
         gradients: in which precision gradients travel between workers, "fp32" or "bf16" (half the bytes).
         bucket_mb: gradients that DDP sends together, in MB.
-        deterministic: on GPUs, the algorithms that give the same bits each time: a run that was stopped goes on as
-            if it had not been. False = faster by about a tenth, and equal up to rounding. CPUs always are so.
+        deterministic: algorithms that give the same bits each time: a run that was stopped goes on as if it had not
+            been. False = faster on a GPU (by a tenth or more), and equal up to rounding.
     """
 
     parallel: Literal["ddp", "fsdp"] = "ddp"

@@ -24,6 +24,7 @@ from usfm.config import load_config
 from usfm.data.stream import ImageStream
 from usfm.errors import ConfigError, UsfmError
 from usfm.train.checkpoint import latest_checkpoint
+from usfm.train.determined import CUBLAS
 from usfm.train.pretrain import pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes
 from usfm.train.rundir import open_run
@@ -99,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stop-after", type=int, help="end after this step, with a checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args(argv)
+    os.environ.setdefault(*CUBLAS)
     try:
         config = load_config(_Recipe, args.config, args.overrides)
         context = TorchrunContext()
