@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--task: {args.sweep} has scores of {', '.join(tables.tasks) or 'no task'}, not of {args.task}"
         )
     found, compared = points(tables, args.task), differences(tables, args.task)
-    matched = matches(found, tables.base)
+    matched = matches(found, compared, tables.base)
     charts = [curve_chart(found, tables.inits, tables.base, matched[0] if matched else None)]
     if compared:  # a sweep of one initialisation has nothing to compare
         charts.append(difference_chart(compared, tables.inits, tables.base))

@@ -11,10 +11,11 @@ from page_reading import Page
 from sweep_factory import expected, write_sweep
 
 from usfm.errors import ConfigError, DataError
+from usfm.metrics.intervals import Score
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import worst
 from usfm.report.downstream.charts import MARKERS, colours, reached, readable
-from usfm.report.downstream.points import Match, differences, matches, pairs, points
+from usfm.report.downstream.points import Difference, Match, differences, matches, pairs, points
 from usfm.report.downstream.robust import grid_of
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
@@ -64,11 +65,52 @@ def test_differences_are_paired_and_have_a_verdict(tables) -> None:
 def test_the_share_of_labels_that_equals_all_from_scratch(tables) -> None:
     found = points(tables, "head")
     target = next(p.score.value for p in found if (p.init, p.fraction) == ("scratch", 1.0))
-    dual, unet = matches(found, "scratch")
+    compared = differences(tables, "head")
+    dual, unet = matches(found, compared, "scratch")
     assert (dual.init, unet.init, dual.target) == ("dual", "unet", target)
     reached = [p.fraction for p in found if p.init == "dual" and p.score.value >= target]
     assert 0 < dual.fraction <= min(reached)
-    assert matches(found, None) == []
+    assert matches(found, compared, None) == []
+
+
+def test_a_share_of_labels_is_decided_where_the_paired_difference_is(tables) -> None:
+    found, compared = points(tables, "head"), differences(tables, "head")
+
+    def changed(**verdicts: float) -> list[Difference]:
+        """The differences, with these values for dual minus scratch at 5, 20 and 100 % of the labels, ± 0.02."""
+        made, values = [], dict(zip((0.05, 0.2, 1.0), verdicts.values(), strict=True))
+        for of in compared:
+            if (of.init, of.base) == ("dual", "scratch"):
+                value = values[of.fraction]
+                of = replace(
+                    of, comparison=replace(of.comparison, difference=Score(value, value - 0.02, value + 0.02))
+                )
+            made.append(of)
+        return made
+
+    def decided(curve: tuple[float, ...], **values: float) -> tuple[bool, str]:
+        """Of a curve of dual at these fractions, against 0.8 from scratch with all labels."""
+        means = dict(zip((0.05, 0.2, 1.0), curve, strict=True))
+        moved = [
+            replace(point, score=replace(point.score, value=means[point.fraction] if point.init == "dual" else 0.8))
+            for point in found
+        ]
+        match = matches(moved, changed(**values), "scratch")[0]
+        assert match.row()["decided"] == match.decided
+        return match.decided, reached(match)
+
+    # read at 20 % or below it: the difference at the point that reaches the score says it
+    assert decided((0.7, 0.8, 0.9), few=0.0, some=0.1, all=0.0) == (True, "20 %")
+    assert decided((0.7, 0.9, 0.9), few=0.0, some=0.1, all=0.0) == (True, "10 %")
+    assert decided((0.7, 0.9, 0.9), few=0.1, some=0.0, all=0.1) == (False, "not decided")
+    assert decided((0.9, 0.9, 0.9), few=0.1, some=0.0, all=0.0) == (True, "at most 5 %")
+    assert decided((0.9, 0.9, 0.9), few=0.01, some=0.1, all=0.1) == (False, "not decided")
+    assert decided((0.9, 0.9, 0.9), few=-0.1, some=0.1, all=0.1) == (False, "not decided")
+    # never reached: worse with all labels, or not decided either
+    assert decided((0.6, 0.7, 0.7), few=0.0, some=0.0, all=-0.1) == (True, "not reached")
+    assert decided((0.6, 0.7, 0.79), few=-0.1, some=-0.1, all=-0.01) == (False, "not decided")
+    # nothing to compare says nothing
+    assert not matches(found, [], "scratch")[0].decided
 
 
 def test_scores_by_organ_and_source_are_those_of_their_images(tables) -> None:
@@ -169,7 +211,7 @@ def test_scores_have_names_for_readers() -> None:
 
 
 def test_a_match_below_every_point_is_a_bound() -> None:
-    of = Match("head", "dual", "scratch", 0.7, 0.05, 0.05)
+    of = Match("head", "dual", "scratch", 0.7, 0.05, 0.05, decided=True)
     assert [reached(replace(of, fraction=fraction)) for fraction in (0.05, 0.0634, 0.514, None)] == [
         "at most 5 %", "6.3 %", "51 %", "not reached",
     ]  # fmt: skip

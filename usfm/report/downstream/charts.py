@@ -42,7 +42,9 @@ def readable(metric: str) -> str:
 
 
 def reached(match: Match) -> str:
-    """The fraction of a match for a reader."""
+    """The fraction of a match for a reader; "not decided" where the paired difference does not bear it out."""
+    if not match.decided:
+        return "not decided"
     if match.fraction is None:
         return "not reached"
     if match.fraction <= match.least:
@@ -59,7 +61,8 @@ def curve_chart(
         points: of one task.
         inits: names in the order of the legend.
         base: whose score with all labels is drawn across, dashed.
-        match: the fraction at which an initialisation has that score; marked by a line down to the axis.
+        match: the fraction at which an initialisation has that score; marked by a line down to the axis, or said
+            in grey to be not decided.
     """
     colour_of = colours(inits, base)
     with matplotlib.rc_context(STYLE):
@@ -99,7 +102,12 @@ def _draw_match(
         return
     level, bottom = whole[0].score.value, axes.get_ylim()[0]
     axes.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
-    if match is not None and match.fraction is not None:
+    if match is not None and not match.decided:
+        axes.annotate(
+            f"labels of {match.init} that equal {base} with all: not decided", (1, bottom), (-6, 5),
+            xycoords=axes.get_yaxis_transform(), textcoords="offset points", fontsize=8, color=MUTED, ha="right",
+        )  # fmt: skip
+    elif match is not None and match.fraction is not None:
         axes.vlines(match.fraction, bottom, level, color=colour_of[match.init], linewidth=1.3,
                     linestyle=(0, (2, 2)), zorder=2)  # fmt: skip
         left = match.fraction < 0.15

@@ -124,8 +124,12 @@ class Match:
         init: initialisation.
         base: the other one.
         target: its score with all labels.
-        fraction: interpolated between the points of the curve; None = no point of it reaches the score.
+        fraction: interpolated between the points of the curve of means, which has no interval of its own; None = no
+            point of it reaches the score.
         least: the smallest fraction that was tried; a match there may lie lower still.
+        decided: whether the paired difference to the base bears it out: better at the smallest compared fraction
+            that is not below the match; where no point reaches the score, worse at the largest. Else the curves may
+            cross by chance.
     """
 
     task: str
@@ -134,6 +138,7 @@ class Match:
     target: float
     fraction: float | None
     least: float
+    decided: bool
 
     def row(self) -> dict[str, Any]:
         """One line of matches.csv."""
@@ -202,11 +207,12 @@ def _kept(runs: Mapping[int, Items], keep: Callable[[Mapping[str, Any]], bool]) 
     return {seed: run for seed, run in kept.items() if run}
 
 
-def matches(found: Sequence[Point], base: str | None) -> list[Match]:
+def matches(found: Sequence[Point], compared: Sequence[Difference], base: str | None) -> list[Match]:
     """For every initialisation, the fraction at which it equals the base with all labels.
 
     Args:
         found: points of one task.
+        compared: its paired differences.
         base: initialisation; without a point of it with all labels there are no matches.
     """
     whole = [point for point in found if point.init == base and point.fraction == 1.0]
@@ -215,8 +221,18 @@ def matches(found: Sequence[Point], base: str | None) -> list[Match]:
         curve = {point.fraction: point.score.value for point in found if point.init == init}
         target, task = whole[0].score.value, whole[0].task
         fraction = fraction_to_match(curve, target, HIGHER_IS_BETTER[whole[0].metric])
-        made.append(Match(task, init, whole[0].init, target, fraction, min(curve)))
+        verdicts = {of.fraction: of.verdict for of in compared if (of.init, of.base) == (init, base)}
+        decided = _decided(verdicts, fraction)
+        made.append(Match(task, init, whole[0].init, target, fraction, min(curve), decided))
     return made
+
+
+def _decided(verdicts: Mapping[float, str], fraction: float | None) -> bool:
+    """See `Match.decided`; `verdicts` by compared fraction."""
+    if fraction is None:
+        return bool(verdicts) and verdicts[max(verdicts)] == "worse"
+    above = [at for at in verdicts if at >= fraction * (1 - 1e-9)]  # it was the exponential of a logarithm
+    return bool(above) and verdicts[min(above)] == "better"
 
 
 def runs_score(metric: str, classes: Sequence[str], runs: Sequence[Items]) -> Score:

@@ -134,7 +134,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
     most = max(point.fraction for point in found)
     by = {"organ": parts(tables, name, "organ", most), "source": parts(tables, name, "source", most),
           "score": further_scores(tables, name, most)}  # fmt: skip
-    matched = matches(found, tables.base)
+    matched = matches(found, compared, tables.base)
     lead = next((init for init in inits if init != tables.base), inits[0])
     config = tables.task_configs[name]
     part = TaskPart(
