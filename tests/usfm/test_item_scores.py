@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from usfm.metrics import classification as of
 from usfm.metrics.enhancement import gcnr, neighbourhood, psnr, speckle_index, ssim
 from usfm.metrics.intervals import mean_score, mean_score_over_seeds, weighted_difference, weighted_score
-from usfm.metrics.item_scores import item_scores, selecting_score
+from usfm.metrics.item_scores import bounds, item_scores, selecting_score
 from usfm.metrics.regression import (
     bias,
     limit_of_agreement,
@@ -285,3 +285,10 @@ def test_draws_without_a_score_do_not_count() -> None:
     none = weighted_score(weighted_mean(np.array([1.0, 2.0])), ["p", "q"], 0, seed=0)
     assert none.value == 1.5
     assert math.isnan(none.low)
+
+
+def test_bounds_are_those_of_the_score_also_of_a_class_and_of_the_input() -> None:
+    assert [bounds(name) for name in ("dice", "dice_left ear", "hd95_mm_head", "ssim_input")] == [
+        (0, 1), (0, 1), (0, np.inf), (-1, 1),
+    ]  # fmt: skip
+    assert [bounds(name) for name in ("psnr_input", "bias", "loa_low")] == [(-np.inf, np.inf)] * 3

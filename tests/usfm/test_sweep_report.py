@@ -127,6 +127,35 @@ def test_scores_by_organ_and_source_are_those_of_their_images(tables) -> None:
     assert scores["iou", "unet"]["sd"] == pytest.approx(iou.std())
 
 
+def test_every_score_has_the_interval_that_the_curve_has(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, fractions=(1.0,), seeds=range(3), items=40)
+    results = pd.read_parquet(folder / "results.parquet")
+    results["score_far"] = [0.1 * seed for seed in results.seed]  # no column of the items
+    results["score_auroc"] = results.score_balanced_accuracy  # its value is not looked at
+    results.to_parquet(folder / "results.parquet")
+    tables = read_sweep(folder)
+    for task, metric in (("head", "dice"), ("view", "balanced_accuracy")):
+        scores = {(row["score"], row["init"]): row for row in further_scores(tables, task, 1.0)}
+        for point in points(tables, task):
+            row = scores[metric, point.init]
+            assert (row["mean"], row["low"], row["high"]) == pytest.approx(
+                (point.score.value, point.score.low, point.score.high)
+            )
+        assert np.isnan([scores["far", "dual"][end] for end in ("low", "high")]).all()
+        assert scores["far", "dual"]["sd"] == pytest.approx(0.1)
+    assert 0 < scores["auroc", "dual"]["low"] < scores["auroc", "dual"]["high"] <= 1
+    head = {(row["score"], row["init"]): row for row in further_scores(tables, "head", 1.0)}
+    distance = head["hd95_px", "scratch"]
+    assert distance["low"] < distance["mean"] < distance["high"]
+    # a distance is a linear function of Dice in these tables, and so is its interval
+    dice = head["dice", "scratch"]
+    assert (distance["low"], distance["high"]) == pytest.approx((40 * (1 - dice["high"]), 40 * (1 - dice["low"])))
+    page = Page(write_sweep_report(folder)).text
+    assert "±: one sd over seeds, where the test images give no interval" in page
+    written = pd.read_csv(folder / "tables" / "scores.csv")
+    assert written.low.isna().equals(written.score == "far")
+
+
 def test_seeds_that_were_scored_on_other_items_are_refused(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, tasks=("head",), inits=("scratch",), fractions=(1.0,), seeds=(0, 1), items=6)
     items = pd.read_parquet(folder / "items.parquet")

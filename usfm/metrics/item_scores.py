@@ -15,7 +15,7 @@ from usfm.metrics import classification, regression
 from usfm.metrics.intervals import Floats, Ints, WeightedScore
 from usfm.metrics.regression import weighted_mean
 
-__all__ = ["BOUNDS", "HIGHER_IS_BETTER", "METRIC", "Items", "column", "item_scores", "selecting_score"]
+__all__ = ["HIGHER_IS_BETTER", "METRIC", "Items", "bounds", "column", "item_scores", "selecting_score"]
 
 Items = Sequence[Mapping[str, Any]]
 METRIC: Mapping[TaskKind, str] = {
@@ -32,9 +32,13 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     **dict.fromkeys(("circumference_mae_mm", "speckle_index"), False),
 }
 BOUNDS: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("balanced_accuracy", "auroc", "dice"), (0.0, 1.0)), "mae": (0.0, inf), "psnr": (-inf, inf),
+    **dict.fromkeys(("balanced_accuracy", "accuracy", "macro_f1", "auroc", "auprc", "ece", "gcnr"), (0.0, 1.0)),
+    **dict.fromkeys(("dice", "iou", "sensitivity", "specificity", "missed"), (0.0, 1.0)),
+    **dict.fromkeys(("pearson", "ssim"), (-1.0, 1.0)),
+    **dict.fromkeys(("hd95_px", "hd95_mm", "assd_px", "assd_mm", "mae", "rmse"), (0.0, inf)),
+    **dict.fromkeys(("circumference_mae_mm", "speckle_index"), (0.0, inf)),
 }  # fmt: skip
-"""Least and most of each selecting score."""
+"""Least and most of the scores that have ends, see `bounds`."""
 MASK_COLUMNS = ("dice", "iou", "sensitivity", "specificity", "hd95_px", "hd95_mm", "assd_px", "assd_mm", "missed")
 IMAGE_COLUMNS = tuple(f"{name}{of}" for of in ("", "_input") for name in ("psnr", "ssim", "speckle_index", "gcnr"))
 
@@ -77,6 +81,12 @@ def item_scores(kind: TaskKind, items: Items, classes: Sequence[str]) -> dict[st
         if not np.isnan(error).all():
             scores["circumference_mae_mm"] = weighted_mean(error)
     return scores
+
+
+def bounds(name: str) -> tuple[float, float]:
+    """Least and most of a score, also of one class (`dice_head`) or of the input (`ssim_input`)."""
+    known = [of for of in BOUNDS if name == of or name.startswith(f"{of}_")]
+    return BOUNDS[max(known, key=len)] if known else (-inf, inf)
 
 
 def column(items: Items, name: str) -> Floats:

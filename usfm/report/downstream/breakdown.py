@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from usfm.errors import ConfigError
-from usfm.report.downstream.points import runs_score
+from usfm.metrics.intervals import Score
+from usfm.metrics.item_scores import item_scores
+from usfm.report.downstream.points import mean_score_of_runs, runs_score
 from usfm.report.downstream.tables import SweepTables
 from usfm.train.rundir import read_config
 
@@ -42,19 +44,30 @@ def parts(tables: SweepTables, task: str, column: str, fraction: float) -> list[
 
 
 def further_scores(tables: SweepTables, task: str, fraction: float) -> list[dict[str, Any]]:
-    """All scores that the trials wrote: mean and standard deviation (n - 1) over seeds by initialisation."""
-    rows = tables.done
+    """All scores that the trials wrote: mean, sd (n - 1) over seeds and 95 % interval, by initialisation.
+
+    The interval is that of the curves, from the items of all seeds; NaN for a score that these items do not give.
+    """
+    rows, config = tables.done, tables.task_configs[task]
     rows = rows[(rows.task == task) & (rows.fraction == fraction)]
+    runs = {init: list(tables.runs(task, init, fraction).values()) for init in tables.inits}
+    of_items = {
+        init: [(item_scores(config.kind, run, config.class_names), run) for run in of_init]
+        for init, of_init in runs.items()
+    }
     made = []
-    for name in (column for column in rows.columns if column.startswith("score_")):
+    for name in (column.removeprefix("score_") for column in rows.columns if column.startswith("score_")):
         for init in tables.inits:
-            values = rows[rows.init == init][name].dropna().to_numpy(float)
-            if len(values):
-                made.append({
-                    "task": task, "score": name.removeprefix("score_"), "init": init, "fraction": fraction,
-                    "mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else np.nan,
-                    "seeds": len(values),
-                })  # fmt: skip
+            values = rows[rows.init == init][f"score_{name}"].dropna().to_numpy(float)
+            if not len(values):
+                continue
+            given = [(scores[name], run) for scores, run in of_items[init] if name in scores]
+            score = mean_score_of_runs(name, *zip(*given, strict=True)) if given else Score(np.nan, np.nan, np.nan)
+            made.append({
+                "task": task, "score": name, "init": init, "fraction": fraction, "mean": float(values.mean()),
+                "low": score.low, "high": score.high,
+                "sd": float(values.std(ddof=1)) if len(values) > 1 else np.nan, "seeds": len(values),
+            })  # fmt: skip
     return made
 
 

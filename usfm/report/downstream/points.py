@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from usfm.metrics.compare import Comparison, compare, fraction_to_match
-from usfm.metrics.intervals import Floats, Score, weighted_difference
-from usfm.metrics.item_scores import BOUNDS, HIGHER_IS_BETTER, Items, selecting_score
+from usfm.metrics.intervals import Floats, Score, WeightedScore, weighted_difference
+from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items, bounds, selecting_score
 from usfm.report.downstream.tables import SweepTables
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Point",
     "differences",
     "matches",
+    "mean_score_of_runs",
     "pairs",
     "points",
     "runs_score",
@@ -243,10 +244,20 @@ def runs_score(metric: str, classes: Sequence[str], runs: Sequence[Items]) -> Sc
         classes: of the task, in the order of logits.
         runs: items of each run.
     """
-    scores = [selecting_score(metric, run, classes) for run in runs]
+    return mean_score_of_runs(metric, [selecting_score(metric, run, classes) for run in runs], runs)
+
+
+def mean_score_of_runs(name: str, scores: Sequence[WeightedScore], runs: Sequence[Items]) -> Score:
+    """Mean over runs of any score of their items, with the same interval.
+
+    Args:
+        name: of the score, see `usfm.metrics.item_scores.bounds`.
+        scores: of each run, of its items.
+        runs: items of each run.
+    """
     nothing = [_nothing] * len(runs)  # a score by itself is its difference to nothing
     score = weighted_difference(scores, nothing, [[row["group"] for row in run] for run in runs], DRAWS, SEED)
-    least, most = BOUNDS[metric]
+    least, most = bounds(name)
     return replace(score, low=float(np.clip(score.low, least, most)), high=float(np.clip(score.high, least, most)))
 
 

@@ -115,6 +115,12 @@ class TaskPart:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
+    def without_interval(self) -> bool:
+        """Whether a score of the table of all scores has a standard deviation alone."""
+        cells = [row for of in self.grids["score"].values() for row in of.values()]
+        return any(np.isnan(row["low"]) and row["seeds"] > 1 for row in cells)
+
+    @property
     def folds_tested(self) -> int:
         """How many folds the seeds of the first point tested."""
         return len({self.config.of_seed(seed).fold for seed in self.points[0].seeds})
