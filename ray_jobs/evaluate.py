@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
+from usfm.data.left_out import left_out_text
 from usfm.data.tasks import LabelledSet, TaskConfig, dealing, load_split
 from usfm.errors import ConfigError
 from usfm.metrics.evaluation import evaluate
@@ -35,6 +36,8 @@ class EvaluateConfig(Config):
             that the bundle was kept from; other shards, `sources` and shards with other rows do not have it.
         sources: score on rows of these sources alone; None = those of the task.
         task: the task; None = the one that the bundle was trained for, as the run or sweep around it says.
+        unlisted: what becomes of rows whose label no class names (`TaskConfig.unlisted`), on other shards, say;
+            None = as the task says.
         mode: whole images or sliding windows (`usfm.models.windows`); None = as the bundle says.
         robustness: score on images made worse too: 18 more passes.
         output: folder of the results; None = `evaluation-<split>` in the run or the bundle.
@@ -45,6 +48,7 @@ class EvaluateConfig(Config):
     split: Literal["train", "val", "test", "all"] = "test"
     sources: list[str] | None = None
     task: TaskConfig | None = None
+    unlisted: Literal["leave_out", "refuse"] | None = None
     mode: WindowMode | None = None
     robustness: bool = True
     output: str | None = None
@@ -79,6 +83,8 @@ class _Inputs:
             raise ConfigError(
                 f"no fine-tuning run or sweep around {config.bundle} says which {lacks} it is for; give {lacks}=..."
             )
+        if config.unlisted is not None:
+            task = task.model_copy(update={"unlisted": config.unlisted})
         if task.split_by == "folds" and "fold" in spec.metrics:  # a sweep states its tasks without a fold
             task = task.model_copy(update={"fold": int(spec.metrics["fold"])})
         if config.split != "all":
@@ -144,7 +150,8 @@ def _around(bundle: Path) -> dict[str, Any]:
 def plan(config: EvaluateConfig) -> dict[str, Any]:
     """What would be scored."""
     of = _Inputs.of(config)
-    return {"task": of.task.name, "shards": of.shards, "items": len(of.data), "output": str(config.folder)}
+    return {"task": of.task.name, "shards": of.shards, "items": len(of.data),
+            "left_out": of.data.left_out, "output": str(config.folder)}  # fmt: skip
 
 
 def run(config: EvaluateConfig, console: Console) -> Path:
@@ -156,6 +163,8 @@ def run(config: EvaluateConfig, console: Console) -> Path:
             f"{config.bundle} answers {spec.kind} {spec.classes}, the task is {of.task.kind} {of.task.class_names}"
         )
     windows = spec.inference if config.mode is None else spec.inference.model_copy(update={"mode": config.mode})
+    if said := left_out_text({config.split: of.data.left_out}):
+        console.warn(f"task {of.task.name} leaves out: {said}")
     with console.stage("evaluate", len(of.data), "images") as stage:
         result = evaluate(model, of.data, of.task, spec.img_px, device, **windows.model_dump())
         stage.to(len(of.data))

@@ -15,6 +15,7 @@ from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
 from ray_jobs.console import Console
 from usfm.data import location
+from usfm.data.left_out import left_out, left_out_text
 from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
 from usfm.train.finetune import finetune
@@ -62,7 +63,7 @@ def plan(config: FinetuneJobConfig) -> dict[str, Any]:
         "classes": config.task.class_names,
         "items": {split: len(data) for split, data in sets.items()},
         "patients": {split: len(set(data.groups)) for split, data in sets.items()},
-        "left_out": {split: data.left_out for split, data in sets.items()},
+        "left_out": left_out(sets, config.task),
         "network": config.network,
         "encoder": encoder and encoder.model_dump(),
         "img_px": config.resolved_px(),
@@ -74,7 +75,10 @@ def run(config: FinetuneJobConfig, console: Console) -> Path:
     """Fine-tune; returns the folder of the best bundle."""
     science = absolute(config.science())
     folder = Path(science.run_dir)
-    open_run(folder, science, plan(config))
+    planning = plan(config)
+    if said := left_out_text(planning["left_out"]):
+        console.warn(f"task {config.task.name} leaves out: {said}")
+    open_run(folder, science, planning)
     result = finished(folder, science.inputs()) or _train(config, science, console)
     unit = f" {science.task.unit}".rstrip()
     console.table(science.task.name, ("score", "value"), [

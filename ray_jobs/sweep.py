@@ -29,6 +29,7 @@ from ray_jobs.sweep_config import PLACEMENT, TABLE, Study, SweepConfig, Trial, s
 from ray_jobs.sweep_search import write_best
 from ray_jobs.sweep_table import OK, best_trials, discard_beaten, keep_best, summarise, write_tables
 from ray_jobs.sweep_tune import TUNE, Ledger, known_trials, run_study, run_trials
+from usfm.data.left_out import left_out, left_out_text
 from usfm.data.tasks import load_task
 from usfm.errors import ConfigError, UsfmError
 from usfm.report.downstream.sweep_page import write_sweep_report
@@ -44,14 +45,15 @@ BEST = "best.yaml"
 def plan(config: SweepConfig) -> dict[str, Any]:
     """What would be run."""
     planned, found, ledger = trials(config), studies(config), Ledger()
-    items = {task.name: {s: len(d) for s, d in load_task(config.shards, task).items()} for task in config.tasks}
+    sets = {task.name: load_task(config.shards, task) for task in config.tasks}
     at = (config.fractions[0], config.seeds[0])
     open_ended = [study.trial(*at) for study in _open_ended(config) for _ in range(config.search.samples)] \
         if config.search else []  # fmt: skip
     return {
         "trials": len(planned) + len(open_ended),
         "done": ledger.count(_known(config, planned, ledger)),
-        "items": items,
+        "items": {name: {split: len(data) for split, data in of_task.items()} for name, of_task in sets.items()},
+        "left_out": {task.name: of for task in config.tasks if (of := left_out(sets[task.name], task))},
         "image_views": sum(t.config.steps * t.config.batch_size for t in [*planned.values(), *open_ended]),
         "first": next(iter(planned), found[0].trial(*at).name),
     }
@@ -66,6 +68,8 @@ def run(config: SweepConfig, console: Console) -> Path:
     _require_grown(folder, config)
     _require_same(planned)
     _warn_of_labels(config, console)
+    for name, counts in planning["left_out"].items():
+        console.warn(f"task {name} leaves out: {left_out_text(counts)}")
     open_run(folder, config, planning, may_change=PLACEMENT if config.search else (*PLACEMENT, *TABLE))
     if planning["done"] < planning["trials"]:
         with _cluster(config, console, folder), _progress(config, console, planning["trials"], planned, ledger):

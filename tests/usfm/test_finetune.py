@@ -105,7 +105,7 @@ def test_tasks_read_labels_and_masks(small_shards: Path) -> None:
 )
 def test_a_task_without_rows_is_refused(small_shards: Path, change: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_task(str(small_shards), TaskConfig.build({**VIEW, "canvas_px": 64, **change}))
+        load_task(str(small_shards), TaskConfig.build({**VIEW, "canvas_px": 64, "unlisted": "leave_out", **change}))
 
 
 def test_one_class_is_no_classification() -> None:

@@ -16,7 +16,7 @@ from usfm.train.finetune_config import FinetuneConfig
 
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 SEVERAL = {"name": "several", "kind": "multilabel", "organs": ["heart"],
-           "classes": {"bright": ["a"], "marked": ["marked"]}}  # fmt: skip
+           "classes": {"bright": ["a"], "marked": ["marked"]}, "unlisted": "leave_out"}  # fmt: skip
 GREY = {"name": "grey", "kind": "regression", "organs": ["heart"], "target": "grey", "unit": "levels"}
 CLEAN = {"name": "clean", "kind": "enhancement", "organs": ["fetal_head"],
          "degrade": {"chance": 1.0, "contrast": [2.4, 2.5], "speckle": [0, 0], "gain": [0, 0], "shadow": [0, 0],

@@ -1,6 +1,7 @@
 """What a task takes of its rows, what it leaves out and counts, and what it refuses with the row's name."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 from shard_factory import HEAD, VIEW, png, row, write_rows
 
 from usfm.data.labelled_rows import choose_labelled
+from usfm.data.left_out import left_out, left_out_text
 from usfm.data.mask_measures import ellipse_perimeter, foreground_area
 from usfm.data.task_config import TaskConfig
 from usfm.data.tasks import load_task, strata
@@ -31,13 +33,41 @@ def chosen(rows: list[dict], task: TaskConfig) -> tuple[list, dict[str, int]]:
     return choose_labelled(rows, task, task.sources)
 
 
-def test_a_label_of_no_class_is_left_out_and_counted_or_refused_with_its_row() -> None:
+def test_a_label_of_no_class_is_refused_with_its_row_or_left_out_and_counted() -> None:
     rows = hearts("a", "b", "malignnt", "", "malignnt")
-    taken, left_out = chosen(rows, task_of(VIEW))
+    said = (
+        "task view: row made/heart/train_002.png#0 says 'malignnt': label 'malignnt' is of no class; "
+        "expected a label that a class lists (bright: 'a'; dark: 'b'). Mend it and ingest again, list it under a "
+        "class, name the `sources` that are meant, or give the task `unlisted: leave_out`"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
+        chosen(rows, task_of(VIEW))
+    with pytest.raises(DataError, match=r"row made/heart/train_001.png#0 says '': label '' is of no class"):
+        chosen(hearts("a", "", "b"), task_of(VIEW))
+    taken, count_of = chosen(rows, task_of(VIEW, unlisted="leave_out"))
     assert [one.label for one in taken] == [0, 1]
-    assert left_out == {"label '' is of no class": 1, "label 'malignnt' is of no class": 2}
-    with pytest.raises(DataError, match=r"row made/heart/train_002.png#0 says 'malignnt'.*list it under a class"):
-        chosen(rows, task_of(VIEW, unlisted="refuse"))
+    assert count_of == {"label '' is of no class": 1, "label 'malignnt' is of no class": 2}
+
+
+def test_what_is_left_out_is_said_once_for_a_task_in_folds_and_for_each_split_else(tmp_path: Path) -> None:
+    rows = [r for split in ("train", "val", "test") for r in hearts("a", "a", "b", "b", "c", split=split)]
+    rows[0]["label"] = "d"
+    shards = str(write_rows(tmp_path, rows))
+    splits = task_of(VIEW, unlisted="leave_out")
+    of_splits = left_out(load_task(shards, splits), splits)
+    one = "label 'c' is of no class"
+    assert of_splits == {"train": {one: 1, "label 'd' is of no class": 1}, "val": {one: 1}, "test": {one: 1}}
+    folds = task_of(VIEW, unlisted="leave_out", split_by="folds", folds=3)
+    in_folds = left_out(load_task(shards, folds), folds)
+    assert in_folds == {"all": {one: 3, "label 'd' is of no class": 1}}
+    said = "label 'c' is of no class (3 rows); label 'd' is of no class (1 row)"
+    assert left_out_text(of_splits) == left_out_text(in_folds) == said
+    named = task_of(VIEW, classes={"x": ["a", "d"], "y": ["b", "c"]})
+    assert left_out(load_task(shards, named), named) == {}
+    assert left_out_text({}) == ""
+    many = {f"label {n} is of no class": 1 + (n == 3) for n in range(8)}
+    assert left_out_text({"all": many}).startswith("label 3 is of no class (2 rows); label 0 ")
+    assert left_out_text({"all": many}).endswith("; 3 further reasons (3 rows)")
 
 
 def test_a_row_without_its_mask_is_refused_with_its_name_or_left_out() -> None:
@@ -45,8 +75,8 @@ def test_a_row_without_its_mask_is_refused_with_its_name_or_left_out() -> None:
     rows[1] |= {"mask": None, "mask_classes": ""}
     with pytest.raises(DataError, match=r"row made/fetal_head/train_001.png#0 has no mask; .*missing=leave_out"):
         chosen(rows, task_of(HEAD))
-    taken, left_out = chosen(rows, task_of(HEAD, missing="leave_out"))
-    assert ([one.row["id"][-7:-6] for one in taken], left_out) == (["0", "2"], {"no mask": 1})
+    taken, count_of = chosen(rows, task_of(HEAD, missing="leave_out"))
+    assert ([one.row["id"][-7:-6] for one in taken], count_of) == (["0", "2"], {"no mask": 1})
     measured = task_of(LENGTH, organs=["fetal_head"], target="mask_area", unit="px2")
     with pytest.raises(DataError, match="train_001.png#0 has no mask"):
         chosen(rows, measured)
@@ -54,12 +84,16 @@ def test_a_row_without_its_mask_is_refused_with_its_name_or_left_out() -> None:
 
 def test_a_mask_class_that_no_class_names_is_background_or_refused() -> None:
     rows = [{**row("fetal_head", "train", 0), "mask_classes": json.dumps({"1": "fetal haed"})}]
-    taken, left_out = chosen(rows, task_of(HEAD, classes={"head": ["head"]}))
+    task = task_of(HEAD, classes={"head": ["head"]}, unlisted="leave_out")
+    taken, count_of = chosen(rows, task)
     assert not taken[0].mask.any()
-    assert left_out == {"its mask has 'fetal haed', which no class names": 1}
-    with pytest.raises(DataError, match=r"train_000.png#0 .*its mask has 'fetal haed'"):
-        chosen(rows, task_of(HEAD, classes={"head": ["head"]}, unlisted="refuse"))
-    assert chosen(rows, task_of(HEAD, unlisted="refuse"))[0][0].mask.any()  # "*" names every class
+    assert count_of == {"its mask has 'fetal haed', which no class names": 1}
+    with pytest.raises(
+        DataError,
+        match=r"train_000.png#0: its mask has 'fetal haed', which no class names; expected a mask class .*'head'",
+    ):
+        chosen(rows, task_of(HEAD, classes={"head": ["head"]}))
+    assert chosen(rows, task_of(HEAD))[0][0].mask.any()  # "*" names every class
     for names in ("", json.dumps({"2": "head"})):
         with pytest.raises(DataError, match=r"train_000.png#0 has a mask with the value 1, which .* do not name"):
             chosen([rows[0] | {"mask_classes": names}], task_of(HEAD))
@@ -67,11 +101,13 @@ def test_a_mask_class_that_no_class_names_is_background_or_refused() -> None:
 
 def test_several_labels_of_a_row() -> None:
     rows = hearts("tumour", "ascites; tumour", "normal", "effusion;ascites", "")
-    taken, left_out = chosen(rows, task_of(FINDINGS))
+    taken, count_of = chosen(rows, task_of(FINDINGS, unlisted="leave_out"))
     assert [one.target for one in taken] == [[0, 1], [1, 1], [0, 0], [1, 0]]
-    assert left_out == {"label 'normal' is of no class": 1, "no label": 1}
+    assert count_of == {"label 'normal' is of no class": 1, "no label": 1}
     with pytest.raises(DataError, match="train_002.png#0 says 'normal'"):
-        chosen(rows, task_of(FINDINGS, unlisted="refuse"))
+        chosen(rows, task_of(FINDINGS))
+    with pytest.raises(DataError, match="train_001.png#0 says ' ; ': no label"):
+        chosen(hearts("tumour", " ; "), task_of(FINDINGS))
 
 
 @pytest.mark.parametrize("text", ["HC_mm=fourty", "HC_mm=", "HC_mm=nan", "age=3; HC_mm=1,5"])
@@ -81,8 +117,11 @@ def test_a_number_that_cannot_be_read_is_refused_with_its_row(text: str) -> None
 
 
 def test_numbers_are_read_from_labels_and_from_masks() -> None:
-    taken, left_out = chosen(hearts("HC_mm=44.3", "age=3; HC_mm = 51", "age=3"), task_of(LENGTH))
-    assert ([one.target for one in taken], left_out) == ([[44.3], [51.0]], {"no HC_mm=": 1})
+    rows = hearts("HC_mm=44.3", "age=3; HC_mm = 51", "age=3")
+    with pytest.raises(DataError, match="train_002.png#0 says 'age=3': no HC_mm=; expected HC_mm=NUMBER"):
+        chosen(rows, task_of(LENGTH))
+    taken, count_of = chosen(rows, task_of(LENGTH, unlisted="leave_out"))
+    assert ([one.target for one in taken], count_of) == ([[44.3], [51.0]], {"no HC_mm=": 1})
     disc = np.zeros((64, 64), np.uint8)
     cv2.circle(disc, (30, 30), 20, 1, -1)
     rows = [{**row("fetal_head", "train", 0), "mask": png(disc), "spacing_mm": 0.5}]
@@ -154,13 +193,11 @@ def test_a_class_that_no_or_every_training_row_has_is_refused(tmp_path: Path) ->
     rows = [r for split in ("train", "val", "test") for r in hearts("tumour", "tumour; x", split=split)]
     shards = str(write_rows(tmp_path, rows))
     with pytest.raises(DataError, match="class 'fluid' has no training rows in"):
-        load_task(shards, task_of(FINDINGS))
+        load_task(shards, task_of(FINDINGS, unlisted="leave_out"))
     with pytest.raises(DataError, match="class 'mass' has no training rows without it"):
         load_task(shards, task_of(FINDINGS, classes={"x": ["x"], "mass": ["tumour"]}))
-    assert strata(load_task(shards, task_of(FINDINGS, classes={"x": ["x"]}))["train"], task_of(FINDINGS)) == [
-        "0",
-        "1",
-    ]
+    alone = task_of(FINDINGS, classes={"x": ["x"]}, unlisted="leave_out")
+    assert strata(load_task(shards, alone)["train"], alone) == ["0", "1"]
 
 
 def test_labels_that_no_score_can_be_made_of_are_refused_before_training(tmp_path: Path) -> None:

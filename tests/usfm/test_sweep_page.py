@@ -1,6 +1,7 @@
 """What the page of a sweep says, from tables that a stated model made up (`sweep_factory`)."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,16 @@ def test_without_all_labels_nothing_is_said_of_them(tmp_path: Path) -> None:
     page = Page(write_sweep_report(folder))
     assert "one label fraction alone" not in page.text
     assert "Dashed:" not in page.text
+
+
+def test_a_task_says_what_it_leaves_out(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, fractions=(0.2, 1.0), seeds=(0,), items=4)
+    assert "leaves out" not in Page(write_sweep_report(folder)).text  # of a sweep whose plan is gone
+    counts = {"train": {"label 'covid' is of no class": 9}, "test": {"label 'covid' is of no class": 1}}
+    (folder / "plan.json").write_text(json.dumps({"left_out": {"view": counts}}))
+    page = Page(write_sweep_report(folder)).text
+    assert page.count("The task leaves out: label 'covid' is of no class (10 rows).") == 1
+    assert page.index("The task leaves out") > page.index("segmentation")
 
 
 def test_a_budget_is_called_the_same_where_it_is() -> None:

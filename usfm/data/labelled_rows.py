@@ -61,15 +61,26 @@ def choose_labelled(
             )
         made, unknown = (None, "") if lacking else _read(row, task)
         if unknown and task.unlisted == "refuse":
+            said = "" if task.kind == "segmentation" else f" says {row['label']!r}"
             raise DataError(
-                f"task {task.name}: row {row['id']} says {row['label']!r}: {unknown}; mend the label, list it "
-                "under a class, or set unlisted=leave_out"
+                f"task {task.name}: row {row['id']}{said}: {unknown}; expected {_expected(task)}. Mend it and "
+                "ingest again, list it under a class, name the `sources` that are meant, or give the task "
+                "`unlisted: leave_out`"
             )
         if lacking or unknown:
             left_out[f"no {lacking}" if lacking else unknown] += 1
         if made is not None:
             chosen.append(made)
     return chosen, dict(sorted(left_out.items()))
+
+
+def _expected(task: TaskConfig) -> str:
+    """What labels, or names of mask classes, a task knows."""
+    if task.kind == "regression":
+        return f"{task.target}=NUMBER, pairs divided by {task.separator!r}"
+    where = "a mask class" if task.kind == "segmentation" else "a label"
+    classes = "; ".join(f"{name}: {', '.join(map(repr, labels))}" for name, labels in task.classes.items())
+    return f"{where} that a class lists ({classes})"
 
 
 def _missing(row: Mapping[str, Any], task: TaskConfig) -> str:

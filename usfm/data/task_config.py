@@ -36,9 +36,10 @@ class TaskConfig(Config):
         degrade: of enhancement: clean images are made worse by this model, seeded, to make training pairs; None =
             the rows' own pairs.
         measure: of segmentation: also report the ellipse's circumference of the mask in mm.
-        unlisted: what becomes of a row whose label no class names (multilabel: of the name alone) or that has no
-            `target` in its label: "leave_out" counts them, "refuse" names the first one. Of segmentation: of a mask
-            class that no class names; left out, it is background.
+        unlisted: what becomes of a row whose label no class names, be it a misspelt or an empty one (multilabel: of
+            the name alone), or that has no `target` in its label: "refuse" names the first one, "leave_out" counts
+            and warns. Of segmentation: of a mask class that no class names; left out, it is background. Probes
+            (`usfm.data.probe_set`) take the rows that their classes name, whatever this says.
         missing: what becomes of a row without the mask, the pair or the pixel size that the task needs.
         split_by: "split" trains and tests on the splits of ingest; "source" trains on the training and validation
             splits of some sources and tests on every row of others, none of whose labels are seen before; "folds"
@@ -63,7 +64,7 @@ class TaskConfig(Config):
     scales_with_size: bool = False
     degrade: DegradeConfig | None = None
     measure: Literal["circumference"] | None = None
-    unlisted: Literal["leave_out", "refuse"] = "leave_out"
+    unlisted: Literal["leave_out", "refuse"] = "refuse"
     missing: Literal["leave_out", "refuse"] = "refuse"
     split_by: Literal["split", "source", "folds"] = "split"
     folds: int = Field(default=5, ge=3)

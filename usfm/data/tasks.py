@@ -53,7 +53,8 @@ class LabelledSet:
         licences: licence of each row.
         splits: split of each row in the shards; pre-training saw the images of "train", without labels.
         spacing_mm: (n,) float64 mm per pixel, NaN where not known.
-        left_out: how many rows (multilabel: or single names) the task does not use, by reason.
+        left_out: how many rows (multilabel: or single names) the task does not use, by reason; of a task in folds
+            the same for every part, of all its rows (`usfm.data.left_out`).
     """
 
     ids: list[str]

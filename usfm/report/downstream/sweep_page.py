@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from usfm.data.left_out import left_out_text
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
 from usfm.report.downstream.charts import colours, reached, readable
@@ -70,6 +71,9 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         tables=tables,
         tasks=tasks,
         absent=[left_out for task in tasks for left_out in task.absent],
+        left_out={
+            name: left_out_text(of) for name, of in read_json(folder / "plan.json").get("left_out", {}).items()
+        },
         cost=spent,
         same_budget=_same_budget(spent),
         colours={init: css_colour(c) for init, c in colours(tables.inits, tables.base).items()},

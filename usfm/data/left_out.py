@@ -1,0 +1,34 @@
+"""What a task does not use of its rows, as plans, the console and pages say it."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import LabelledSet
+
+__all__ = ["left_out", "left_out_text"]
+
+SHOWN = 5
+
+
+def left_out(sets: Mapping[str, LabelledSet], task: TaskConfig) -> dict[str, dict[str, int]]:
+    """How often a task leaves something out, by split and reason; {} = it leaves nothing out.
+
+    Args:
+        sets: train, val and test of the task.
+        task: of one in folds the rows are chosen before they are dealt, so its one split is "all".
+    """
+    named = {"all": sets["train"]} if task.split_by == "folds" else sets
+    return {split: data.left_out for split, data in named.items() if data.left_out}
+
+
+def left_out_text(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """One line of text for the counts of `left_out`, the most frequent reasons first; "" = nothing is left out."""
+    total: Counter[str] = Counter()
+    for of_split in counts.values():
+        total.update(of_split)
+    ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    said = [f"{reason} ({count} row{'s' if count > 1 else ''})" for reason, count in ordered[:SHOWN]]
+    if rest := ordered[SHOWN:]:
+        said.append(f"{len(rest)} further reasons ({sum(count for _, count in rest)} rows)")
+    return "; ".join(said)
