@@ -14,12 +14,10 @@ from usfm.errors import ConfigError, DataError
 from usfm.metrics.intervals import Score
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import worst
-from usfm.report.downstream.charts import MARKERS, colours, reached, readable
-from usfm.report.downstream.points import Difference, Match, differences, matches, pairs, points
-from usfm.report.downstream.robust import grid_of
+from usfm.report.downstream.charts import reached
+from usfm.report.downstream.points import Difference, differences, matches, pairs, points
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
-from usfm.report.template import share
 
 
 @pytest.fixture(scope="module")
@@ -214,43 +212,11 @@ def test_a_search_is_no_table_of_fractions(tmp_path: Path) -> None:
         write_sweep_report(folder)
 
 
-def test_a_heat_map_by_hand() -> None:
-    def row(corruption, severity, value, drop):
-        return {"corruption": corruption, "severity": severity, "metric": "dice", "value": value, "low": value,
-                "high": value, "drop": drop}  # fmt: skip
-
-    grid = grid_of([row("none", 0, 0.9, 0.0), row("blur", 1, 0.75, 0.15), row("blur", 2, 0.3, 0.6),
-                    row("gain", 1, 0.95, -0.05)])  # fmt: skip
-    assert (grid.metric, grid.clean, list(grid.cells)) == ("dice", 0.9, ["blur", "gain"])
-    assert [cell.share for cell in grid.cells["blur"]] == [pytest.approx(0.5), 1.0]  # a third lost is full colour
-    assert grid.cells["gain"][0].share == 0.0
-
-
 def test_an_empty_table_removes_an_older_one(tmp_path: Path) -> None:
     write_table(tmp_path, "worst", [{"a": 1}])
     assert pd.read_parquet(tmp_path / "worst.parquet").a.tolist() == [1]
     write_table(tmp_path, "worst", [])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_scores_have_names_for_readers() -> None:
-    assert [readable(name) for name in ("dice", "hd95_mm", "balanced_accuracy")] == [
-        "Dice", "HD95, mm", "Balanced accuracy",
-    ]  # fmt: skip
-
-
-def test_a_match_below_every_point_is_a_bound() -> None:
-    of = Match("head", "dual", "scratch", 0.7, 0.05, 0.05, decided=True)
-    assert [reached(replace(of, fraction=fraction)) for fraction in (0.05, 0.0634, 0.514, None)] == [
-        "at most 5 %", "6.3 %", "51 %", "not reached",
-    ]  # fmt: skip
-    assert [share(fraction) for fraction in (0.0005, 0.125, 0.2, 1.0)] == ["0.05 %", "12.5 %", "20 %", "100 %"]
-
-
-def test_many_initialisations_never_look_alike() -> None:
-    inits = [f"init{n}" for n in range(12)]
-    of = colours(inits, None)
-    assert len({(of[init], MARKERS[n % len(MARKERS)]) for n, init in enumerate(inits)}) == len(inits)
 
 
 def test_a_task_in_folds_is_reported_over_all_its_patients(tmp_path: Path) -> None:

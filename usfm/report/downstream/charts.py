@@ -13,9 +13,19 @@ from usfm.report.downstream.points import Difference, Match, Point
 from usfm.report.figures import CARD, INK, MUTED, SERIES, STYLE, chart_axes, inline_svg
 from usfm.report.template import percent, share
 
-__all__ = ["colours", "curve_chart", "difference_chart", "reached", "readable", "reliability_chart"]
+__all__ = [
+    "colours",
+    "curve_chart",
+    "difference_chart",
+    "pair_looks",
+    "reached",
+    "readable",
+    "reliability_chart",
+]
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours, so that both together repeat late
+LEGEND_WIDTH = 0.84  # of the figure's: about what lies right of the score axis
+LEGEND_ROW_IN = 0.19
 LEAST_SPAN = 0.1  # of the score axis where scores lie in [0, 1]: noise of a few thousandths must not fill it
 UNIT_INTERVAL = ("dice", "iou", "balanced_accuracy", "auroc", "macro_f1", "ssim")
 NAMES = {
@@ -90,7 +100,7 @@ def curve_chart(
             low_end, high_end = low_end - spare, min(high_end + spare, 1.0 + 0.02 * (high_end - low_end))
         axes.set_ylim(low_end, high_end)
         _draw_match(axes, points, base, match, colour_of)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, handlelength=1.8)
+        _legend(axes)
         return inline_svg(axes, f"{readable(metric)} over the share of the labels, {points[0].task}")
 
 
@@ -121,18 +131,17 @@ def _draw_match(
 def difference_chart(found: Sequence[Difference], inits: Sequence[str], base: str | None) -> Markup:
     """Paired differences with their intervals over label fraction; hollow where the interval holds zero.
 
-    A difference to `base` is a dot in the colour of the other one; one between two others a square in the colour of
-    what is subtracted.
+    A difference to `base` is a dot in the colour of the other one; one between two others a mark of another kind,
+    in a colour that no initialisation has as long as there is one.
     """
-    colour_of = colours(inits, base)
     pairs = list(dict.fromkeys((d.init, d.base) for d in found))
+    looks = pair_looks(pairs, colours(inits, base), base)
     with matplotlib.rc_context(STYLE):
         axes = chart_axes(5.4, 3.6)
         axes.axhline(0, color=INK, linewidth=0.9)
         for number, pair in enumerate(pairs):
             mine = [d for d in found if (d.init, d.base) == pair]
-            colour = colour_of[pair[0] if pair[1] == base else pair[1]]
-            marker = "o" if pair[1] == base else "s"
+            colour, marker = looks[pair]
             shift = 1.09 ** (number - (len(pairs) - 1) / 2)
             for d in mine:
                 axes.vlines(d.fraction * shift, d.score.low, d.score.high, color=colour, linewidth=1.6, zorder=2)
@@ -146,11 +155,29 @@ def difference_chart(found: Sequence[Difference], inits: Sequence[str], base: st
             axes.plot([], [], color=colour, marker=marker, markersize=5, linewidth=1.6, label=" − ".join(pair))
         _fraction_axis(axes, sorted({d.fraction for d in found}))
         axes.set_ylabel(f"difference of {readable(found[0].comparison.metric)}")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
+        _legend(axes)
         return inline_svg(
             axes,
             f"differences of {readable(found[0].comparison.metric)} over the share of the labels, {found[0].task}",
         )
+
+
+def pair_looks(
+    pairs: Sequence[tuple[str, str]], colour_of: Mapping[str, str], base: str | None
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """Colour and marker of each pair that is compared; no two pairs have both in common.
+
+    Args:
+        pairs: (initialisation, what is subtracted).
+        colour_of: each initialisation.
+        base: see `colours`.
+    """
+    taken = set(colour_of.values())
+    free = [c for c in SERIES if c not in taken] + [c for c in SERIES if c in taken]
+    others = [pair for pair in pairs if pair[1] != base]
+    looks = {pair: (free[n % len(free)], MARKERS[1 + n // len(free)]) for n, pair in enumerate(others)}
+    first = [pair for pair in pairs if pair[1] == base]
+    return looks | {pair: (colour_of[pair[0]], MARKERS[0]) for pair in first}
 
 
 def reliability_chart(
@@ -185,8 +212,22 @@ def reliability_chart(
         upper.set(ylabel="share that is right", xlim=(start, 1.0), ylim=(0, 1.03))
         lower.set(xlabel="probability of the answer", ylabel="answers, %")
         lower.set_ylim(bottom=0)
-        upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, handlelength=1.8)
+        _legend(upper)
         return inline_svg(upper, f"share that is right over stated probability, {name}")
+
+
+def _legend(axes: Axes) -> None:
+    """Above the axes, in as many columns as fit there: wider than the axes it would squeeze them."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    names = len(axes.get_legend_handles_labels()[0])
+    for columns in range(min(4, names), 0, -1):
+        legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2,
+                             handlelength=1.7)  # fmt: skip
+        if legend.get_window_extent().width <= LEGEND_WIDTH * figure.bbox.width:
+            break
+    rows = -(-names // columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW_IN * (rows - 1))
 
 
 def _fraction_axis(axes: Axes, fractions: Sequence[float]) -> None:

@@ -1,0 +1,79 @@
+"""The charts of a sweep and the words beside them."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sweep_factory import write_sweep
+
+from usfm.report.downstream.charts import MARKERS, colours, difference_chart, pair_looks, reached, readable
+from usfm.report.downstream.points import Difference, Match, differences
+from usfm.report.downstream.robust import grid_of
+from usfm.report.downstream.tables import read_sweep
+from usfm.report.template import share
+
+
+def test_a_heat_map_by_hand() -> None:
+    def row(corruption, severity, value, drop):
+        return {"corruption": corruption, "severity": severity, "metric": "dice", "value": value, "low": value,
+                "high": value, "drop": drop}  # fmt: skip
+
+    grid = grid_of([row("none", 0, 0.9, 0.0), row("blur", 1, 0.75, 0.15), row("blur", 2, 0.3, 0.6),
+                    row("gain", 1, 0.95, -0.05)])  # fmt: skip
+    assert (grid.metric, grid.clean, list(grid.cells)) == ("dice", 0.9, ["blur", "gain"])
+    assert [cell.share for cell in grid.cells["blur"]] == [pytest.approx(0.5), 1.0]  # a third lost is full colour
+    assert grid.cells["gain"][0].share == 0.0
+
+
+def test_scores_have_names_for_readers() -> None:
+    assert [readable(name) for name in ("dice", "hd95_mm", "balanced_accuracy")] == [
+        "Dice", "HD95, mm", "Balanced accuracy",
+    ]  # fmt: skip
+
+
+def test_a_match_below_every_point_is_a_bound() -> None:
+    of = Match("head", "dual", "scratch", 0.7, 0.05, 0.05, decided=True)
+    assert [reached(replace(of, fraction=fraction)) for fraction in (0.05, 0.0634, 0.514, None)] == [
+        "at most 5 %", "6.3 %", "51 %", "not reached",
+    ]  # fmt: skip
+    assert [share(fraction) for fraction in (0.0005, 0.125, 0.2, 1.0)] == ["0.05 %", "12.5 %", "20 %", "100 %"]
+
+
+def test_many_initialisations_never_look_alike() -> None:
+    inits = [f"init{n}" for n in range(12)]
+    of = colours(inits, None)
+    assert len({(of[init], MARKERS[n % len(MARKERS)]) for n, init in enumerate(inits)}) == len(inits)
+
+
+def test_no_two_differences_look_alike() -> None:
+    for count in range(1, 7):
+        rest = [f"init{n}" for n in range(count)]
+        for base in ("scratch", None):
+            of = colours([*rest, *([base] if base else [])], base)
+            compared = [*((init, base) for init in rest if base), *((rest[0], other) for other in rest[1:])]
+            looks = pair_looks(compared, of, base)
+            assert len(set(looks.values())) == len(compared)
+            assert all(looks[init, base][0] == of[init] for init in rest if base)  # as its curve
+            if len(compared) <= 5:
+                assert len({colour for colour, _ in looks.values()}) == len(compared)
+
+
+def test_long_names_do_not_squeeze_the_axes(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.05, 1.0), seeds=range(2), items=20)
+    found = differences(read_sweep(folder), "head")
+
+    def shape(of: list[Difference], inits: tuple[str, ...]) -> tuple[float, float]:
+        """Width of the axes (of the line at zero) as a share of the chart's, and height of the chart."""
+        chart = str(difference_chart(of, inits, inits[1]))
+        wide, high = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart).groups())
+        lines = re.findall(r'd="M ([\d.]+) ([\d.]+) \n?L ([\d.]+) ([\d.]+) \n?"', chart)
+        return max((float(x2) - float(x1)) / wide for x1, y1, x2, y2 in lines if y1 == y2), high
+
+    names = {"dual": "a rather long name of a start", "scratch": "untrained", "unet": "another one, no shorter"}
+    long = [replace(of, init=names[of.init], base=names[of.base]) for of in found]
+    share_of, high = shape(found, ("dual", "scratch", "unet"))
+    long_share, long_high = shape(long, tuple(names.values()))
+    assert long_share == pytest.approx(share_of, abs=0.02)
+    assert long_share > 0.75
+    assert long_high > high  # rows of the legend take no room from the axes
