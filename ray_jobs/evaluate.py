@@ -13,6 +13,8 @@ from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
 from usfm.data.left_out import left_out_text
+from usfm.data.location import absolute
+from usfm.data.shards import ShardIndex
 from usfm.data.tasks import LabelledSet, TaskConfig, dealing, load_split
 from usfm.errors import ConfigError
 from usfm.metrics.evaluation import evaluate
@@ -88,15 +90,36 @@ class _Inputs:
         if task.split_by == "folds" and "fold" in spec.metrics:  # a sweep states its tasks without a fold
             task = task.model_copy(update={"fold": int(spec.metrics["fold"])})
         if config.split != "all":
-            _require_its_fold(config, task, spec.metrics, shards, values.get("shards"))
+            same = _same_shards(shards, spec.metrics, values.get("shards"))
+            _require_its_fold(config, task, spec.metrics, shards, same)
         if config.sources is not None:
             split = {"split_by": "split", "train_sources": [], "test_sources": [], "folds": 5, "fold": 0}
             task = task.model_copy(update={"sources": config.sources, **split})
         return cls(task, shards, load_split(shards, task, config.split))
 
 
+def _same_shards(shards: str, metrics: Mapping[str, Any], trained_from: str | None) -> bool | None:
+    """Whether a bundle of a fold was trained from these shards, wherever they lie now; None = nothing says so.
+
+    Args:
+        shards: that are scored.
+        metrics: of the bundle; one from before their fingerprint was kept does not have it.
+        trained_from: the shards that the run or sweep around the bundle names; None = there is none.
+
+    Raises:
+        ShardError: there are no shards.
+    """
+    if "fold" not in metrics:
+        return None
+    if trained_from is not None and absolute(shards) == absolute(trained_from):
+        return True  # though they may have been ingested anew since
+    if "shards_fingerprint" in metrics:
+        return bool(ShardIndex.load(shards).fingerprint == metrics["shards_fingerprint"])
+    return None if trained_from is None else False
+
+
 def _require_its_fold(
-    config: EvaluateConfig, task: TaskConfig, metrics: Mapping[str, Any], shards: str, trained_from: str | None
+    config: EvaluateConfig, task: TaskConfig, metrics: Mapping[str, Any], shards: str, same: bool | None
 ) -> None:
     """A bundle of a fold has seen the patients of all others: its own fold has to be the one that is scored.
 
@@ -105,17 +128,22 @@ def _require_its_fold(
         task: with the bundle's fold.
         metrics: of the bundle.
         shards: that are scored.
-        trained_from: the shards that it was trained from; None = not known.
+        same: whether it was trained from them; None = not known.
 
     Raises:
-        ConfigError: other shards or sources, another kind of split, or patients that were dealt into other folds.
+        ConfigError: other shards or sources, another kind of split, patients that were dealt into other folds, or
+            nothing says from which shards it was trained.
     """
     instead = "give split=all and data that it never saw"
     leaks = f"split={config.split} would hold patients that it was trained on"
+    unknown = (
+        f"{config.bundle} was trained in folds, and neither it nor a run or sweep around it says of which shards"
+    )
     if task.split_by != "folds":
-        if "fold" in metrics and shards == trained_from:
+        if "fold" in metrics and same is not False:
+            why = f"{config.bundle} was trained in folds" if same else unknown
             raise ConfigError(
-                f"{config.bundle} was trained in folds, the task has split_by={task.split_by}: {leaks}; leave "
+                f"{why}, the task has split_by={task.split_by}: {leaks if same else f'of these {leaks}'}; leave "
                 f"task out, or {instead}"
             )
         return
@@ -124,13 +152,15 @@ def _require_its_fold(
             f"{config.bundle} was not trained in folds, the task has split_by=folds: {leaks}; give the split_by "
             f"that it was trained with, or {instead}"
         )
-    if config.sources is not None or shards != (trained_from or shards):
+    if config.sources is not None or same is False:
         raise ConfigError(
             f"{config.bundle} was trained on other folds of its shards: split={config.split} of other shards, "
             f"or with sources={config.sources}, would hold patients that it was trained on; leave them out, or "
             f"{instead}"
         )
     expected = metrics.get("dealt")  # bundles from before it was kept do not say
+    if expected is None and same is None:
+        raise ConfigError(f"{unknown}: its fold of {shards} may hold patients that it was trained on; {instead}")
     if expected is not None and (got := dealing(shards, task)) != expected:
         raise ConfigError(
             f"{config.bundle} was trained while the patients of {shards} were dealt into other folds (digest "

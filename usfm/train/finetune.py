@@ -220,10 +220,15 @@ def _spec(
             f"val_{METRIC[task.kind]}": score,
             "fraction": config.fraction,
             "init": Path(config.init).name,
-            # which patients the fold holds depends on all rows of the shards, and these may be ingested anew
-            **({"fold": task.fold, "dealt": dealing(config.shards, task)} if task.split_by == "folds" else {}),
+            **(_fold(config) if task.split_by == "folds" else {}),
         },
     )
+
+
+def _fold(config: FinetuneConfig) -> dict[str, Any]:
+    """Which patients the bundle may be tested on: that depends on all rows, and shards may be ingested anew."""
+    shards = ShardIndex.load(config.shards).fingerprint
+    return {"fold": config.task.fold, "dealt": dealing(config.shards, config.task), "shards_fingerprint": shards}
 
 
 def _keep(folder: Path, model: nn.Module, spec: BundleSpec) -> None:
