@@ -128,7 +128,9 @@ def _warn_of_labels(config: SweepConfig, console: Console) -> None:
     what = "; in tasks with split_by=folds they may be labels of patients that are tested, and scores too high:"
     for init, sources in starts.items():
         if (behind := labels_behind(sources)) is not False:
-            how = "learnt from labels" if behind else "may have learnt from labels (what it began from is gone)"
+            how = (
+                "learnt from labels" if behind else "may have learnt from labels (what it began from is not known)"
+            )
             where = ", ".join(sorted(sources))
             console.warn(f"{init} ({where}) {how}{what} start from a pre-training run, or use split_by=split")
     names = dict.fromkeys(study.task.name for study in in_folds)

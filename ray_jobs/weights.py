@@ -16,6 +16,7 @@ from usfm.models.weights.layouts import LAYOUTS
 from usfm.models.weights.read import SourceWeights
 from usfm.models.weights.released import save_released
 from usfm.models.weights.report import WeightsReport
+from usfm.train.inheritance import labels_behind
 from usfm.train.initial_weights import read_source
 
 __all__ = ["UNEXPLAINED", "WeightsConfig", "main", "plan", "run"]
@@ -89,7 +90,10 @@ def run(config: WeightsConfig, console: Console) -> WeightsReport:
     if config.output:
         encoder = _encoder(source, config, config.channels or 1)
         licences = [config.licence] if config.licence else []
-        spec = BundleSpec(kind="embedding", name=config.name, encoder=encoder.config, licences=licences)
+        spec = BundleSpec(
+            kind="embedding", name=config.name, encoder=encoder.config, licences=licences,
+            labels_behind=labels_behind([config.source]),
+        )  # fmt: skip
         spec = save_bundle(Path(config.output), encoder, spec)
         console.say(f"{'bundle':<14} {config.output} (version {spec.version})")
     if config.released:

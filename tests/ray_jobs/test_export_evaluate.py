@@ -23,11 +23,12 @@ from usfm.data.stream import ImageStream
 from usfm.data.tasks import TaskConfig, load_task
 from usfm.errors import CheckpointError, ConfigError, DataError
 from usfm.metrics.evaluation import evaluate as score
-from usfm.models.bundle import OURS, SPEC, load_bundle
+from usfm.models.bundle import OURS, SPEC, load_bundle, read_bundle_spec
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.context import PlainContext, best_device
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.inheritance import labels_behind
 from usfm.train.journal import read_journal
 from usfm.train.pretrain import local_feed, pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan
@@ -81,6 +82,7 @@ def test_the_exported_encoder_is_that_of_the_checkpoint(pretrained: Path, tmp_pa
     assert spec.licences == ["CC0-1.0"]
     assert spec.trained_on == {"made": 24 + 40}  # training rows, without the excluded organ
     assert spec.metrics == {"pretraining_samples": 32}
+    assert spec.labels_behind is False
 
 
 def test_an_export_is_repeatable_and_goes_into_the_run_by_default(pretrained: Path, tmp_path: Path) -> None:
@@ -135,6 +137,19 @@ def test_the_card_is_that_of_the_checkpoint_while_the_run_goes_on(pretrained: Pa
     journal.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:3], later]))
     export.run(ExportConfig(run_dir=str(run_dir), output=str(tmp_path / "after")), Console())
     assert (tmp_path / "after" / "README.md").read_text() == (before / "README.md").read_text()
+
+
+def test_an_export_says_that_its_run_began_from_labels(
+    pretrained: Path, finetuned: FinetuneConfig, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    shutil.copytree(pretrained, begun)
+    config = yaml.safe_load((begun / "config.yaml").read_text())
+    config["start"] = {"source": f"{finetuned.run_dir}/best", "take": "encoder"}
+    (begun / "config.yaml").write_text(yaml.safe_dump(config))
+    alone = export.run(ExportConfig(run_dir=str(begun), output=str(tmp_path / "alone")), Console())
+    assert read_bundle_spec(alone).labels_behind is True
+    assert labels_behind([str(alone)]) is True
 
 
 def test_an_export_without_a_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Licences travel: through runs that began from one another, bundles and files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,7 +93,16 @@ def test_labels_are_behind_a_fine_tuned_bundle_and_what_began_from_it(tmp_path: 
         return labels_behind(str(tmp_path / name) for name in names)
 
     assert all(behind(name) is True for name in ("head", "head/model.safetensors", "first", "second"))
-    assert all(behind(name) is False for name in ("encoder", "plain", "some.pth"))
+    assert all(behind(name) is False for name in ("plain", "some.pth"))
     assert behind("lost") is behind("gone") is behind("plain", "lost") is None
     assert behind("plain", "gone", "first") is True
     assert labels_behind(["scratch"]) is labels_behind([]) is False
+    # an encoder alone says it itself; one from before it did is as the run around it, where there is one
+    assert behind("encoder") is None
+    for name, expected in (("plain", False), ("second", True), ("lost", None)):
+        shutil.copytree(tmp_path / "encoder", tmp_path / name / "encoder")
+        assert behind(f"{name}/encoder") is behind(f"{name}/encoder/model.safetensors") is expected
+    for says in (True, False):
+        spec = BundleSpec(kind="embedding", name="e", encoder=encoder, labels_behind=says)
+        save_bundle(tmp_path / "lost" / "encoder", Encoder(encoder), spec)
+        assert behind("lost/encoder") is says

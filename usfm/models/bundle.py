@@ -81,6 +81,8 @@ class BundleSpec(Config):
         version: first 12 hex digits of the weights' SHA-256; "" before saving.
         licences: licences of the training data, which bind the model's users.
         trained_on: items by source.
+        labels_behind: of an encoder alone, whether its weights learnt from labels or began from weights that did;
+            None = not known. A bundle of another kind always did.
         metrics: of the run that made it, on held-out data.
     """
 
@@ -101,6 +103,7 @@ class BundleSpec(Config):
     version: str = ""
     licences: list[str] = []
     trained_on: dict[str, int] = Field(default_factory=dict)
+    labels_behind: bool | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

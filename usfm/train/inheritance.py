@@ -90,14 +90,15 @@ def inherited(source: Path | None, depth: int = 0) -> Inheritance:
 def labels_behind(inits: Iterable[str]) -> bool | None:
     """Whether one of these starts learnt from labels: a fine-tuned bundle did, and a run that began from one.
 
-    A weight file is taken for one of other people, who had none of our labels. An exported encoder does not say
-    what its run began from.
+    A weight file is taken for one of other people, who had none of our labels. An exported encoder says it of the
+    run that it was exported from; of one from before it did, the run in whose folder it lies is asked.
 
     Args:
         inits: as `init` of a fine-tuning states them: "scratch", a run, a checkpoint, a bundle or a weight file.
 
     Returns:
-        None = not known: one of them, or a run that it began from, is gone or damaged, and no other one did.
+        None = not known: one of them, or a run that it began from, is gone, damaged or does not say, and no other
+        one did.
     """
     found = {_trained_with_labels(Path(init)) for init in inits if init != SCRATCH}
     return True if True in found else None if None in found else False
@@ -109,7 +110,10 @@ def _trained_with_labels(source: Path, depth: int = 0) -> bool | None:
         return False
     try:
         if (source / SPEC).exists():
-            return read_bundle_spec(source).kind != "embedding"
+            spec = read_bundle_spec(source)
+            if spec.kind != "embedding" or spec.labels_behind is not None:
+                return spec.kind != "embedding" or spec.labels_behind
+            source = source.parent  # where `usfm export` writes unless it is told otherwise
         start = read_config(source.parent if (source / STATE).exists() else source).get("start")
     except (CheckpointError, ConfigError):
         return None
