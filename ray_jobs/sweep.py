@@ -30,7 +30,7 @@ from ray_jobs.sweep_search import write_best
 from ray_jobs.sweep_table import OK, best_trials, discard_beaten, keep_best, summarise, write_tables
 from ray_jobs.sweep_tune import TUNE, Ledger, known_trials, run_study, run_trials
 from usfm.data.left_out import left_out, left_out_text
-from usfm.data.tasks import load_task
+from usfm.data.tasks import LabelledSet, TaskConfig, load_task
 from usfm.errors import ConfigError, UsfmError
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.train.finetune_config import FinetuneConfig
@@ -45,18 +45,31 @@ BEST = "best.yaml"
 def plan(config: SweepConfig) -> dict[str, Any]:
     """What would be run."""
     planned, found, ledger = trials(config), studies(config), Ledger()
-    sets = {task.name: load_task(config.shards, task) for task in config.tasks}
+    items, left = {}, {}
+    for task in config.tasks:
+        sets = _first_tested(config, task)
+        items[task.name] = {split: len(data) for split, data in sets.items()}
+        if counts := left_out(sets, task):
+            left[task.name] = counts
     at = (config.fractions[0], config.seeds[0])
     open_ended = [study.trial(*at) for study in _open_ended(config) for _ in range(config.search.samples)] \
         if config.search else []  # fmt: skip
     return {
         "trials": len(planned) + len(open_ended),
         "done": ledger.count(_known(config, planned, ledger)),
-        "items": {name: {split: len(data) for split, data in of_task.items()} for name, of_task in sets.items()},
-        "left_out": {task.name: of for task in config.tasks if (of := left_out(sets[task.name], task))},
+        "items": items,
+        "left_out": left,
         "image_views": sum(t.config.steps * t.config.batch_size for t in [*planned.values(), *open_ended]),
         "first": next(iter(planned), found[0].trial(*at).name),
     }
+
+
+def _first_tested(config: SweepConfig, task: TaskConfig) -> dict[str, LabelledSet]:
+    """The rows of a task as its first seed has them; every other fold that is tested was checked before."""
+    first, *others = {(one := task.of_seed(seed)).fold: one for seed in config.seeds}.values()
+    for other in others:
+        load_task(config.shards, other)
+    return load_task(config.shards, first)
 
 
 def run(config: SweepConfig, console: Console) -> Path:

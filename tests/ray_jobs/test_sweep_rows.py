@@ -11,7 +11,7 @@ from ray_jobs import finetune as finetune_job
 from ray_jobs.console import Console
 from ray_jobs.evaluate import EvaluateConfig
 from ray_jobs.finetune import FinetuneJobConfig
-from usfm.data.tasks import load_task
+from usfm.data.tasks import TaskConfig, load_split, load_task
 from usfm.errors import ConfigError, DataError
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
@@ -80,6 +80,26 @@ def test_what_is_left_out_is_in_the_plans_and_on_the_console(
 
     assert warned(finetune_job, config) == [SAID]
     assert warned(sweep, table) == [SAID, SAID.replace("view", "folds")]
+
+
+def test_every_fold_that_is_tested_is_checked_before_a_trial_starts(tmp_path: Path) -> None:
+    """Ten patients; one alone shows the class "rare", which cannot be learnt where its fold tests or validates."""
+    rows = [{**row("heart", "train", n), "label": "c" if n < 2 else "ab"[n // 2 % 2]} for n in range(20)]
+    shards = write_rows(tmp_path / "shards", rows)
+    classes = {**VIEW["classes"], "rare": ["c"]}
+    folds = {**VIEW, "canvas_px": 64, "classes": classes, "split_by": "folds", "folds": 4}
+    tasks = [TaskConfig.build({**folds, "fold": fold}) for fold in range(4)]
+    number = next(fold for fold in range(4) if 2 in load_split(str(shards), tasks[fold], "test").label)
+    fit = [fold for fold in range(4) if fold not in (number, (number - 1) % 4)]
+    broken = sweep_of(shards, tmp_path / "sweep", folds, seeds=[*fit, number])
+    said = rf"class 'rare' has no training rows in .* \(fold {number} of 4\); .* in a sweep seeds that test others"
+    with pytest.raises(DataError, match=said):
+        sweep.run(broken, Console())
+    assert not (tmp_path / "sweep").exists()
+    planned = sweep.plan(broken.model_copy(update={"seeds": fit}))
+    first = load_task(str(shards), tasks[fit[0]])
+    assert planned["items"] == {"view": {split: len(data) for split, data in first.items()}}
+    assert planned["trials"] == 2
 
 
 def test_a_bundle_is_scored_on_shards_with_further_labels_where_that_is_asked_for(

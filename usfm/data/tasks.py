@@ -201,17 +201,20 @@ def _choose(
 
 def _require_classes(train: LabelledSet, task: TaskConfig, where: str) -> None:
     """A class that no training row shows cannot be learnt; nor, of several labels, one that every row shows."""
+    instead = "add patients, list further labels under it, or leave it out"
+    if task.split_by == "folds":
+        instead += "; or set fewer folds, or in a sweep seeds that test others"
     if task.kind == "multilabel":
         counts = train.target.sum(axis=0)
         for name, count in zip(task.class_names, counts, strict=True):
             if count in (0, len(train)):
                 which = "no training rows" if count == 0 else "no training rows without it"
-                raise DataError(f"task {task.name}: class {name!r} has {which} in {where}")
+                raise DataError(f"task {task.name}: class {name!r} has {which} in {where}; {instead}")
         return
     present = np.unique(train.mask) if task.kind == "segmentation" else np.unique(train.label)
     for number, name in enumerate(task.class_names):
         if number not in present:
-            raise DataError(f"task {task.name}: class {name!r} has no training rows in {where}")
+            raise DataError(f"task {task.name}: class {name!r} has no training rows in {where}; {instead}")
 
 
 def _require_both(scored: LabelledSet, task: TaskConfig, which: str) -> None:
