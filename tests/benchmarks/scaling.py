@@ -136,14 +136,18 @@ def load(path: Path, step: Path | None = None, changes: Sequence[str] = ()) -> d
         report = json.loads(step.read_text(encoding="utf-8"))
         if report["device"].startswith("CPU"):
             raise SystemExit(f"{step} was measured on {report['device']}; this table wants a GPU's")
+        settings = report["settings"]
         measured = {
             "matmul_flop_per_s": report["matmul_tflop_per_s"] * 1e12,
             "mfu": report["mfu"],
             "flop_per_image": report["gflop_per_image"]["step"] * 1e9,
             "parameters": report["parameters"],
-            "batch_per_gpu": report["settings"]["batch"] * report["settings"]["accumulate"],
+            "batch_per_gpu": settings["batch"] * settings["accumulate"],
         }
-        source = f"step.py on {report['device']}, torch {report['packages']['torch']}"
+        source = (
+            f"step.py on {report['device']}, torch {report['packages']['torch']}, compile {settings['compile']}, "
+            f"deterministic {settings.get('deterministic', 'not stated')}"  # reports from before it was a setting
+        )
         for name, value in measured.items():
             constants[name] |= {"value": value, "kind": "measured", "source": source}
     for change in changes:

@@ -33,6 +33,9 @@ from roofline import flops_per_image, matmul_rate  # noqa: E402
 from step_material import Trained, configs  # noqa: E402
 from step_shares import PARTS, Marks, marked_step  # noqa: E402
 
+from usfm.train.determined import determined  # noqa: E402
+from usfm.train.parallel import SpeedConfig  # noqa: E402
+
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 PACKAGES = ("torch", "timm", "numpy")
 
@@ -40,8 +43,18 @@ PACKAGES = ("torch", "timm", "numpy")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     options = _options(arguments)
-    device = torch.device(options.device)
-    load, of = os.getloadavg()[0], configs(options, device)
+    device, load = torch.device(options.device), os.getloadavg()[0]
+    with determined(options.deterministic, device):  # all contenders alike; a step by itself follows `speed` anyway
+        report = _measured(options, device)
+    report["load_before_and_after"] = [load, os.getloadavg()[0]]
+    Path(options.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(table(report))
+    return 0
+
+
+def _measured(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Turns of all contenders, and what follows from them."""
+    of = configs(options, device)
     dual = Trained(of["dual"], device)
     memory = _peak_memory(dual, device)  # before the other contender lies beside it
     work = flops_per_image(dual.objective, min(options.batch, 8), options.img_px, device)
@@ -64,12 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts[name] += seconds[name]
         timed["matmul"] = matmul_rate(device, dual.step.bf16, CLOCKS[options.clock])
         rounds.append(timed)
-    report = _summary(options, dual, work, rounds, parts) | {"peak_memory_gb": memory / 1e9}
-    report["load_before_and_after"] = [load, os.getloadavg()[0]]
-    Path(options.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(table(report))
     shutil.rmtree(dual.config.run_dir)
-    return 0
+    return _summary(options, dual, work, rounds, parts) | {"peak_memory_gb": memory / 1e9}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -84,6 +93,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--compile", action="store_true", help="torch.compile of the encoder, in all contenders")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing, in all contenders")
+    parser.add_argument(
+        "--deterministic", action=argparse.BooleanOptionalAction, default=SpeedConfig().deterministic,
+        help="algorithms that give the same bits each time, in all contenders; by default as runs have it",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=60.0, help="at least so long in all")
     parser.add_argument("--rounds", type=int, default=5, help="at least so many turns of each contender")
     parser.add_argument("--images", type=int, default=0, help="per turn; 0 = four optimizer steps")
@@ -179,8 +192,8 @@ def table(report: dict[str, Any]) -> str:
     ]
     lines = [
         f"{s['size']}/{s['img_px']}, batch {s['batch']} x {s['accumulate']}, {report['precision']}, "
-        f"{report['device']}, torch {report['packages']['torch']}, compile {s['compile']}, {s['clock']} clock, "
-        f"{len(report['rounds'])} rounds",
+        f"{report['device']}, torch {report['packages']['torch']}, compile {s['compile']}, "
+        f"deterministic {s['deterministic']}, {s['clock']} clock, {len(report['rounds'])} rounds",
         "",
         "| | images/s | of matmul rate |",
         "|---|---|---|",

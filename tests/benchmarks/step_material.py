@@ -101,8 +101,10 @@ def configs(options: Any, device: torch.device) -> dict[str, PretrainConfig]:
         "epochs": 1,
         "epoch_samples": 10**8,
         "precision": options.precision,
-        "speed": {"compile": options.compile, "recompute": options.recompute},
+        "speed": {
+            "compile": options.compile, "recompute": options.recompute, "deterministic": options.deterministic,
+        },
         "observe": {"every": 0},
-    }
+    }  # fmt: skip
     spatial_only = {"objective": {"frequency_mask": {"ratio": 0}, "frequency_weight": 0}}
     return {"dual": PretrainConfig.build(base), "simmim": PretrainConfig.build(base | spatial_only)}

@@ -67,14 +67,15 @@ def test_eight_gpus_hide_a_part_of_their_all_reduce() -> None:
 def test_a_gpu_run_replaces_what_it_measured_and_a_cpu_run_does_not(tmp_path: Path) -> None:
     report = {
         "device": "A GPU", "packages": {"torch": "2.11"}, "matmul_tflop_per_s": 700, "mfu": 0.3, "parameters": 5,
-        "gflop_per_image": {"step": 100}, "settings": {"batch": 64, "accumulate": 2},
+        "gflop_per_image": {"step": 100},
+        "settings": {"batch": 64, "accumulate": 2, "compile": False, "deterministic": True},
     }  # fmt: skip
     step = tmp_path / "step.json"
     step.write_text(json.dumps(report))
     path = ROOT / "tests" / "benchmarks" / "scaling_constants.json"
     changed = scaling.load(path, step, ["gpu_hour_usd=4"])
-    assert changed["mfu"] == {"value": 0.3, "unit": "of the matmul rate", "kind": "measured",
-                              "source": "step.py on A GPU, torch 2.11"}  # fmt: skip
+    source = "step.py on A GPU, torch 2.11, compile False, deterministic True"
+    assert changed["mfu"] == {"value": 0.3, "unit": "of the matmul rate", "kind": "measured", "source": source}
     assert changed["matmul_flop_per_s"]["value"] == 7e14
     assert changed["batch_per_gpu"]["value"] == 128  # images of the step that the MFU is of
     assert changed["gpu_hour_usd"]["value"] == 4

@@ -6,8 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "step.py"
+sys.path.insert(0, str(SCRIPT.parent))
+
+import step  # noqa: E402
+
+from usfm.models.encoder import Encoder  # noqa: E402
 
 
 def test_it_reports_ratios_shares_and_the_roofline_without_ray(tmp_path: Path) -> None:
@@ -35,3 +41,38 @@ def test_it_reports_ratios_shares_and_the_roofline_without_ray(tmp_path: Path) -
     for key in ("ratio_to_encoder", "ratio_to_simmim", "images_per_s", "peak_memory_gb"):
         assert report[key] > 0
     assert "| whole step |" in done.stdout
+
+
+@pytest.mark.parametrize(("asked", "on"), [([], True), (["--no-deterministic"], False)])
+def test_all_contenders_are_deterministic_or_none(
+    asked: list[str], on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The step, the bare encoder, SimMIM and the marked step: a ratio of two settings would say nothing."""
+    seen, forward = [], Encoder.forward
+
+    def watched(self: Encoder, *args: object, **kwargs: object) -> object:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Encoder, "forward", watched)
+    out = tmp_path / "step.json"
+    small = [
+        "--device",
+        "cpu",
+        "--size",
+        "nano",
+        "--img-px",
+        "64",
+        "--batch",
+        "4",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0",
+    ]
+    assert step.main(["--out", str(out), "--images", "4", *small, *asked]) == 0
+    assert len(seen) > 12
+    assert set(seen) == {on}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert json.loads(out.read_text())["settings"]["deterministic"] is on
+    assert f"deterministic {on}, wall clock" in capsys.readouterr().out.splitlines()[0]
