@@ -26,16 +26,16 @@ from ray_jobs import job
 from ray_jobs.cluster import connect, require
 from ray_jobs.console import Console, following
 from ray_jobs.sweep_config import PLACEMENT, TABLE, Study, SweepConfig, Trial, studies, trials
+from ray_jobs.sweep_held import require_grown, require_same
 from ray_jobs.sweep_search import write_best
 from ray_jobs.sweep_table import OK, best_trials, discard_beaten, keep_best, summarise, write_tables
 from ray_jobs.sweep_tune import TUNE, Ledger, known_trials, run_study, run_trials
 from usfm.data.left_out import left_out, left_out_text
 from usfm.data.tasks import LabelledSet, TaskConfig, load_task
-from usfm.errors import ConfigError, UsfmError
+from usfm.errors import UsfmError
 from usfm.report.downstream.sweep_page import write_sweep_report
-from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.inheritance import labels_behind
-from usfm.train.rundir import open_run, read_config
+from usfm.train.rundir import open_run
 
 __all__ = ["SweepConfig", "main", "plan", "run", "trials"]
 
@@ -78,8 +78,8 @@ def run(config: SweepConfig, console: Console) -> Path:
     for study in studies(config):
         study.trial(config.fractions[0], config.seeds[0]).config.resolved_encoder()  # said now, not by every trial
     planning = plan(config)
-    _require_grown(folder, config)
-    _require_same(planned)
+    require_grown(folder, config)
+    require_same(planned)
     _warn_of_labels(config, console)
     for name, counts in planning["left_out"].items():
         console.warn(f"task {name} leaves out: {left_out_text(counts)}")
@@ -101,34 +101,6 @@ def run(config: SweepConfig, console: Console) -> Path:
         write_best(folder / BEST, [(task, init, trial.searched) for (task, init), trial in best.items()])
         console.say(f"best values: {folder / BEST}")
     return folder
-
-
-def _require_grown(folder: Path, config: SweepConfig) -> None:
-    """A table that loses trials would look for the best of the rest, whose bundle is deleted."""
-    if config.search is not None or not (folder / "config.yaml").exists():
-        return
-    old, new = read_config(folder), config.model_dump(mode="json")
-    for key in TABLE:
-        had, has = ([one["name"] if key == "tasks" else one for one in values[key]] for values in (old, new))
-        if lost := [one for one in had if one not in has]:
-            raise ConfigError(
-                f"{folder} has trials of {key} {', '.join(map(str, lost))}; a table may grow but not lose what it "
-                "has: name them too, or give another run_dir"
-            )
-
-
-def _require_same(planned: Mapping[str, Trial]) -> None:
-    """A sweep that goes on with more seeds, say, must not take a trial of other settings for one of its own."""
-    for name, trial in planned.items():
-        folder = Path(trial.config.run_dir)
-        if (folder / "config.yaml").exists():
-            # read anew, so that a key that is younger than the folder has its default; a folder may be moved
-            old, new = FinetuneConfig.build(read_config(folder)).model_dump(), trial.config.model_dump()
-            if changed := sorted(key for key in new if old[key] != new[key] and key != "run_dir"):
-                raise ConfigError(
-                    f"{folder} holds trial {name} with other values of {', '.join(changed)}; give the task or "
-                    "initialisation another name, or the sweep another run_dir"
-                )
 
 
 def _warn_of_labels(config: SweepConfig, console: Console) -> None:

@@ -13,6 +13,7 @@ from ray_jobs import finetune as finetune_job
 from ray_jobs import sweep
 from ray_jobs.console import Console
 from ray_jobs.finetune import FinetuneJobConfig
+from ray_jobs.sweep_held import require_same
 from usfm.errors import CheckpointError, ConfigError, UsfmError
 from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
@@ -188,10 +189,10 @@ def test_a_table_may_grow_and_be_moved_but_not_lose_what_it_has(small_shards: Pa
     with pytest.raises(ConfigError, match="has trials of seeds 0; a table may grow but not lose what it has"):
         sweep.run(lost, Console())
     (tmp_path / "old").rename(tmp_path / "new")
-    sweep._require_same(sweep.trials(config_of(small_shards, tmp_path / "new", **view, seeds=[0, 1, 2])))
+    require_same(sweep.trials(config_of(small_shards, tmp_path / "new", **view, seeds=[0, 1, 2])))
     changed = config_of(small_shards, tmp_path / "new", **view, finetune={**VALUES, "steps": 8})
     with pytest.raises(ConfigError, match="with other values of steps"):
-        sweep._require_same(sweep.trials(changed))
+        require_same(sweep.trials(changed))
 
 
 def test_results_of_other_shards_do_not_count_as_done(small_shards: Path, tmp_path: Path) -> None:
