@@ -1,9 +1,12 @@
-"""A sweep's trials in plain processes on this machine, without Ray: the same trials, folders and tables.
+"""A sweep's trials in plain processes on this machine, without Ray: the same trials, and the same tables of them.
 
     python tests/benchmarks/sweep_in_processes.py --config label_efficiency_small --processes 12
 
-For a GPU machine that has no Ray, and for what Tune adds to a sweep. A trial that is done is not done again. Of a
-search only the random one, whose points are known before it starts; it leaves `best.yaml`, as `usfm sweep` does.
+For a GPU machine that has no Ray, and for what Tune adds to a sweep. A trial that is done is not done again, and
+one that fails, for whatever reason, is listed with it; a process that is killed takes the trials that wait with
+it, and the same command again goes on. Unlike `usfm sweep` it keeps every bundle, computes no features once for
+all trials, and writes results.csv, items.parquet and best/, but no report. Of a search only the random one, whose
+points are known before it starts; it leaves `best.yaml`.
 """
 
 import argparse
@@ -11,7 +14,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ray_jobs.console import Console  # noqa: E402
 from ray_jobs.job import RECIPES  # noqa: E402
 from ray_jobs.sweep_config import PLACEMENT, TABLE, SweepConfig, trials  # noqa: E402
+from ray_jobs.sweep_held import require_grown, require_same  # noqa: E402
 from ray_jobs.sweep_search import write_best  # noqa: E402
 from ray_jobs.sweep_table import best_trials, keep_best, summarise, write_tables  # noqa: E402
 from ray_jobs.sweep_tune import Ledger  # noqa: E402
@@ -45,13 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if config.search is not None and config.search.algorithm != "random":
         parser.error("an Optuna search needs `usfm sweep`")
     folder, planned, ledger, began = Path(config.run_dir).absolute(), trials(config), Ledger(), time.monotonic()
+    require_grown(folder, config)
+    require_same(planned)
     open_run(folder, config, {"trials": len(planned)}, may_change=(*PLACEMENT, *TABLE))
     waiting = [trial for trial in planned.values() if not ledger.done(trial)]
     last = time.time() + options.seconds
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         jobs = {pool.submit(_run, trial.config.model_dump(mode="json"), last): trial for trial in waiting}
         for number, job in enumerate(as_completed(jobs), 1):
-            name, reason = jobs[job].name, job.result()
+            name, reason = jobs[job].name, reason_of(job)
             if reason:
                 ledger.failures[name] = reason
             print(f"{time.monotonic() - began:6.0f} s  {number}/{len(jobs)}  {name} {reason}", flush=True)
@@ -64,6 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summarise(table, console, folder)
     print(f"{len(waiting)} trials, {options.processes} at a time, {time.monotonic() - began:.0f} s")
     return 0
+
+
+def reason_of(job: "Future[str]") -> str:
+    """Why the trial of an ended job has no result, "" if it has one."""
+    error = job.exception()
+    if isinstance(error, BrokenProcessPool):
+        return "a process was killed, by a lack of memory perhaps; the same command again goes on"
+    return job.result() if error is None else f"{type(error).__name__}: {error}"
 
 
 def _one_thread() -> None:
