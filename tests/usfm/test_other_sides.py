@@ -1,16 +1,26 @@
-"""A task's encoder at 512 px from one that was trained at 64 or 96 px, and back."""
+"""A task's encoder at 512 px from one that was trained at 64 or 96 px, and back; fine-tuning there."""
 
+import math
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from shard_factory import HEAD, png, row, write_rows
 from torch import nn
 
-from usfm.models.bundle import BundleSpec, save_bundle
+from usfm.data.tasks import load_task
+from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.models.heads.table import HEADS, HeadConfig
 from usfm.models.task_model import TaskModel
+from usfm.models.windows import predict_canvas
+from usfm.train.context import PlainContext
+from usfm.train.finetune import finetune
+from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.initial_weights import load_encoder
+from usfm.train.journal import read_journal
 
 
 def encoder_config(img_px: int, **values: object) -> EncoderConfig:
@@ -84,3 +94,42 @@ def test_a_segmentation_heads_weights_fit_every_side(name: str) -> None:
     large.head.load_state_dict(small.head.state_dict())
     with torch.inference_mode():
         assert large(torch.rand(1, 1, 160, 160)).shape == (1, 2, 160, 160)
+
+
+def test_an_encoder_of_64_px_is_fine_tuned_at_512_and_answers_by_windows(tmp_path: Path) -> None:
+    """Images larger than the square, the head of the authors, the first two steps."""
+    rows = [
+        enlarged(row("fetal_head", split, n)) for split, n in (("train", 0), ("train", 1), ("val", 1), ("test", 1))
+    ]
+    torch.manual_seed(0)
+    small = Encoder(EncoderConfig(size="nano", img_px=64, patch_px=32, drop_path=0.0, mask_token="none"))
+    config = FinetuneConfig.build({
+        "run_dir": str(tmp_path / "run"), "shards": str(write_rows(tmp_path / "shards", rows)), "img_px": 512,
+        "init": str(embedding(tmp_path / "small", small)), "task": {**HEAD, "canvas_px": 576},
+        "head": {"name": "upernet"}, "inference": {"mode": "sliding"},
+        "steps": 2, "batch_size": 2, "eval_every": 2, "optim": {"lr": 1e-3, "base_batch": 2},
+    })  # fmt: skip
+    result = finetune(config, PlainContext(torch.device("cpu")))
+    assert 0 <= result["value"] <= 1
+    assert [math.isfinite(line["train_loss"]) for line in read_journal(tmp_path / "run")] == [True]
+    model, spec = load_bundle(tmp_path / "run" / "best")
+    assert (spec.img_px, spec.encoder.img_px, spec.head) == (512, 512, "upernet")
+    started = Encoder(small.config.model_copy(update={"img_px": 512}))
+    load_encoder(started, tmp_path / "small")
+    learnt = model.encoder.state_dict()
+    moved = {name for name, tensor in started.state_dict().items() if not torch.equal(tensor, learnt[name])}
+    assert any(name.endswith("relative_position_bias_table") for name in moved)
+    data = load_task(config.shards, config.task)["test"]
+    height, width = int(data.height[0]), int(data.width[0])
+    assert max(height, width) > 512
+    answer = predict_canvas(model.eval(), torch.from_numpy(data.image[0]), height, width, "sliding")
+    assert answer.shape == (2, height, width)
+    assert bool(answer.isfinite().all())
+
+
+def enlarged(small: dict) -> dict:
+    """The row with nine times its pixels a side."""
+    image, mask = (cv2.imdecode(np.frombuffer(small[k], np.uint8), cv2.IMREAD_UNCHANGED) for k in ("image", "mask"))
+    image, mask = (np.kron(pixels, np.ones((9, 9), np.uint8)) for pixels in (image, mask))
+    height, width = image.shape
+    return small | {"image": png(image), "mask": png(mask), "height": height, "width": width}
