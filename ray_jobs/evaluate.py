@@ -1,6 +1,6 @@
 """Evaluate: score a fine-tuned head, `usfm evaluate runs/finetune_fetal_head`; on other images with `shards=`.
 
-Writes evaluation.json, items.csv and .parquet, patients.csv, robustness.csv and report.html.
+Writes evaluation.json, the tables items, patients and robustness (.csv and .parquet), and report.html.
 """
 
 import sys

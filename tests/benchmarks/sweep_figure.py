@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from usfm.report.downstream.charts import curve_chart, difference_chart
-from usfm.report.downstream.points import differences, matches, points
+from usfm.report.downstream.matches import matches
+from usfm.report.downstream.points import differences, points
 from usfm.report.downstream.tables import read_sweep
 from usfm.report.figures import CARD, INK, LINE, MUTED, SERIES, css_colour
 

@@ -15,7 +15,7 @@ from usfm.models.encoder import EncoderConfig
 from usfm.models.task_model import TaskModel
 from usfm.models.windows import WindowConfig
 from usfm.report.downstream.evaluation_page import Evaluated, write_evaluation
-from usfm.report.template import pvalue, score
+from usfm.report.template import digits, pvalue, score, signed
 
 ENCODER = EncoderConfig(size="nano", img_px=32, patch_px=8)
 TASKS = {
@@ -44,10 +44,18 @@ def test_the_page_of_every_kind(kind: str, small_shards: Path, tmp_path: Path) -
     assert worst.count("<img") == each * min(12, len(set(data.groups)))
     items = pd.read_parquet(tmp_path / "items.parquet")
     assert items.id.tolist() == data.ids
+    patients = pd.read_parquet(tmp_path / "patients.parquet")
+    assert patients.group.tolist() == pd.read_csv(tmp_path / "patients.csv").group.tolist()
+    assert "Not asked for" in page
+    assert not list(tmp_path.glob("robustness.*"))
+    assert "look through them before you share it" in page
     assert {"regression": "error", "enhancement": "psnr_input", "multilabel": "p_bright"}[kind] in items
 
 
 def test_scores_have_digits_that_fit_their_size() -> None:
     assert [score(v) for v in (0.12345, -12.345, 123.45, None, math.nan)] == ["0.123", "−12.35", "123.5", "–", "–"]
     assert score(0.12345, -1) == "0.12"
+    assert [digits(ends) for ends in ((0.0, 0.2), (0.0004, 0.029), (-0.0005, 0.1), (-9.8e-5, 1e-2))] == [3, 4, 3, 4]
+    assert [digits(ends) for ends in ((math.nan, math.nan), (1e-12, 1.0))] == [3, 9]
+    assert signed(0.0004, digits((0.0004, 0.029))) == "+0.0004"
     assert [pvalue(v) for v in (0.00099, 0.0214, 1.0)] == ["< 0.001", "0.021", "1.000"]

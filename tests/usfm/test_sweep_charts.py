@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 from sweep_factory import write_sweep
 
-from usfm.report.downstream.charts import MARKERS, colours, difference_chart, pair_looks, reached, readable
-from usfm.report.downstream.points import Difference, Match, differences
+from usfm.report.downstream.charts import (
+    MARKERS,
+    colours,
+    difference_chart,
+    pair_looks,
+    reached,
+    readable,
+    reliability_chart,
+)
+from usfm.report.downstream.matches import Match
+from usfm.report.downstream.points import Difference, differences
 from usfm.report.downstream.robust import grid_of
 from usfm.report.downstream.tables import read_sweep
 from usfm.report.template import share
@@ -20,7 +29,7 @@ def test_a_heat_map_by_hand() -> None:
                 "high": value, "drop": drop}  # fmt: skip
 
     grid = grid_of([row("none", 0, 0.9, 0.0), row("blur", 1, 0.75, 0.15), row("blur", 2, 0.3, 0.6),
-                    row("gain", 1, 0.95, -0.05)])  # fmt: skip
+                    row("gain", 1, 0.95, -0.05)], 40, 20)  # fmt: skip
     assert (grid.metric, grid.clean, list(grid.cells)) == ("dice", 0.9, ["blur", "gain"])
     assert [cell.share for cell in grid.cells["blur"]] == [pytest.approx(0.5), 1.0]  # a third lost is full colour
     assert grid.cells["gain"][0].share == 0.0
@@ -77,3 +86,21 @@ def test_long_names_do_not_squeeze_the_axes(tmp_path: Path) -> None:
     assert long_share == pytest.approx(share_of, abs=0.02)
     assert long_share > 0.75
     assert long_high > high  # rows of the legend take no room from the axes
+
+
+def test_a_bin_of_few_answers_has_no_mark_but_is_counted() -> None:
+    bins = [
+        {"low": 0.5, "high": 0.6, "items": 5, "confidence": 0.55, "right": 0.6},
+        {"low": 0.6, "high": 0.7, "items": 4, "confidence": 0.65, "right": 1.0},
+        {"low": 0.9, "high": 1.0, "items": 91, "confidence": 0.95, "right": 0.9},
+    ]  # fmt: skip
+    whole = str(reliability_chart({"dual": bins}, ["dual"], None, "view"))
+    fewer = str(reliability_chart({"dual": [bins[0], bins[2]]}, ["dual"], None, "view"))
+
+    def line(chart: str) -> list[str]:
+        """Points of the first line in the colour of the curve."""
+        found = re.search(r'<path d="([^"]*)"[^>]*stroke: var\(--c0\)', chart, flags=re.DOTALL)
+        return re.findall(r"[ML] ([\d.]+ [\d.]+)", found[1])
+
+    assert len(line(whole)) == len(line(fewer)) == 2
+    assert whole.count("<path") > fewer.count("<path")  # the lower part shows how often it was stated

@@ -88,6 +88,10 @@ def test_worst_cases_and_robustness_come_from_the_kept_bundles(
     assert all(attrs["src"].startswith("data:image/png;base64,") for attrs in pictures)
     robustness = pd.read_csv(tmp_path / "tables" / "robustness.csv")
     assert len(robustness) == 2 * 19
+    counts = items.groupby("task").agg(images=("id", "nunique"), patients=("group", "nunique"))
+    for of_task in counts.itertuples():
+        assert f"Each cell rests on {of_task.images} images of {of_task.patients} patients." in captions(page)
+    assert captions(page).count("look through them before you share it") == 2
     cost = pd.read_csv(tmp_path / "tables" / "cost.csv")
     assert cost.image_views.tolist() == [16, 16]  # two steps of eight
     assert "at the same budget of images" in page.text

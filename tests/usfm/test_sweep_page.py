@@ -93,6 +93,10 @@ def test_the_page_is_whole_without_shards_and_says_what_is_missing(folder: Path)
         "short", "task-head", "task-view", "cost", "limits",
     ]  # fmt: skip
     assert "Left out: worst cases and robustness of head" in page.text
+    assert page.text.count("None: what was left out is said at the top") == 2
+    assert "by organ" not in page.text  # each task has one, which would repeat the curve's last point
+    assert "Dice by source" in page.text
+    assert len(pd.read_csv(copy / "tables" / "organs.csv")) == 6
     charts = [attrs for tag, attrs in page.tags if tag == "svg"]
     assert {attrs["role"] for attrs in charts} == {"img"}
     assert (
@@ -137,6 +141,28 @@ def test_a_task_says_what_it_leaves_out(tmp_path: Path) -> None:
     page = Page(write_sweep_report(folder)).text
     assert page.count("The task leaves out: label 'covid' is of no class (10 rows).") == 1
     assert page.index("The task leaves out") > page.index("segmentation")
+
+
+def test_between_sources_the_page_shows_images_that_pre_training_never_saw(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), inits=("dual", "scratch"), fractions=(0.2, 1.0), seeds=(0, 1))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["tasks"][0] |= {"split_by": "source", "train_sources": ["another"], "test_sources": ["made", "other"]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    items = pd.read_parquet(folder / "items.parquet")
+    patient = items.group.str.split("/").str[1].astype(int)
+    items["split"] = np.where(patient % 3, "train", np.where(patient % 2, "val", "test"))
+    items.to_parquet(folder / "items.parquet")
+    page = Page(write_sweep_report(folder, robustness=False)).text
+    unseen = pd.read_csv(folder / "tables" / "unseen.csv")
+    assert unseen.test_items.tolist() == [20, 20]
+    kept = items[items.split != "train"].query("fraction == 0.2").groupby("init").value.mean()
+    assert unseen.difference[0] == pytest.approx(kept.dual - kept.scratch)
+    assert "Of sources that are tested, the images of all splits of ingest are." in " ".join(page.split())
+    assert "Not asked for" in page
+    items.assign(split="train").to_parquet(folder / "items.parquet")
+    page = Page(write_sweep_report(folder, robustness=False)).text
+    assert "in a table of their own where there are others" in " ".join(page.split())
+    assert not (folder / "tables" / "unseen.csv").exists()
 
 
 def test_a_budget_is_called_the_same_where_it_is() -> None:

@@ -15,7 +15,8 @@ from usfm.metrics.intervals import Score
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import worst
 from usfm.report.downstream.charts import reached
-from usfm.report.downstream.points import Difference, differences, matches, pairs, points
+from usfm.report.downstream.matches import matches
+from usfm.report.downstream.points import Difference, differences, pairs, points
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
 

@@ -1,11 +1,12 @@
 """HTML pages from the templates beside this file, and how pages write numbers."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-__all__ = ["count", "duration", "fixed", "percent", "pvalue", "render", "score", "share", "signed"]
+__all__ = ["count", "digits", "duration", "fixed", "percent", "pvalue", "render", "score", "share", "signed"]
 
 
 def render(name: str, **values: object) -> str:
@@ -16,7 +17,7 @@ def render(name: str, **values: object) -> str:
     )  # fmt: skip
     environment.filters |= {
         "count": count, "percent": percent, "fixed": fixed, "signed": signed, "time": duration, "pvalue": pvalue,
-        "score": score, "share": share,
+        "score": score, "share": share, "digits": digits,
     }  # fmt: skip
     return environment.get_template(name).render(**values).lstrip()  # macros before the page leave blank lines
 
@@ -44,6 +45,12 @@ def fixed(value: float | None, digits: int = 3) -> str:
 def signed(value: float, digits: int = 3) -> str:
     """With its sign; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def digits(values: Sequence[float], least: int = 3) -> int:
+    """Digits with which no value but zero itself reads as zero, which would hide its sign; at most 9."""
+    small = [abs(value) for value in values if value and not math.isnan(value)]
+    return next((n for n in range(least, 9) if all(value >= 0.5 * 10**-n for value in small)), 9)
 
 
 def duration(seconds: float) -> str:

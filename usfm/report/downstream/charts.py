@@ -9,11 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from usfm.report.downstream.points import Difference, Match, Point
+from usfm.report.downstream.matches import Match
+from usfm.report.downstream.points import Difference, Point
 from usfm.report.figures import CARD, INK, MUTED, SERIES, STYLE, chart_axes, inline_svg
 from usfm.report.template import percent, share
 
 __all__ = [
+    "LEAST_ANSWERS",
     "colours",
     "curve_chart",
     "difference_chart",
@@ -26,6 +28,7 @@ __all__ = [
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours, so that both together repeat late
 LEGEND_WIDTH = 0.84  # of the figure's: about what lies right of the score axis
 LEGEND_ROW_IN = 0.19
+LEAST_ANSWERS = 5  # of a bin of the reliability diagram, to be drawn
 LEAST_SPAN = 0.1  # of the score axis where scores lie in [0, 1]: noise of a few thousandths must not fill it
 UNIT_INTERVAL = ("dice", "iou", "balanced_accuracy", "auroc", "macro_f1", "ssim")
 NAMES = {
@@ -185,6 +188,8 @@ def reliability_chart(
 ) -> Markup:
     """Share that is right over stated probability, and below it how often each probability was stated.
 
+    A bin of fewer than `LEAST_ANSWERS` has no mark above: its share is chance.
+
     Args:
         bins: of each initialisation, as `usfm.metrics.classification.reliability` gives them.
         inits: names in the order of the colours.
@@ -201,9 +206,11 @@ def reliability_chart(
                 continue
             mine, colour, marker = bins[init], colour_of[init], MARKERS[number % len(MARKERS)]
             shares = np.array([part["items"] for part in mine]) / sum(part["items"] for part in mine)
-            at, right = [part["confidence"] for part in mine], [part["right"] for part in mine]
+            enough = np.array([part["items"] >= LEAST_ANSWERS for part in mine])
+            at, right = (np.array([part[of] for part in mine])[enough] for of in ("confidence", "right"))
             upper.plot(at, right, color=colour, linewidth=1.5)
-            upper.scatter(at, right, 8 + 150 * shares, color=colour, marker=marker, zorder=3, linewidths=0)
+            sizes = 8 + 150 * shares[enough]
+            upper.scatter(at, right, sizes, color=colour, marker=marker, zorder=3, linewidths=0)
             upper.plot([], [], color=colour, linewidth=1.5, marker=marker, markersize=4.5, label=init)
             for part, share in zip(mine, 100 * shares, strict=True):
                 lower.fill_between([part["low"], part["high"]], share, color=colour, alpha=0.18, linewidth=0)

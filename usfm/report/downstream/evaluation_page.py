@@ -2,8 +2,9 @@
 
 evaluation.json        scores with intervals, confusion, every item; model version, split, shards
 items.csv, .parquet    one row per image, see `usfm.metrics.items`
-patients.csv           one row per patient
-robustness.csv         the selecting score on images made worse, where it was asked for
+patients.csv, .parquet one row per patient
+robustness.csv, .parquet
+                       the selecting score on images made worse, where it was asked for
 report.html            self-contained page
 """
 
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 from torch import nn
 
@@ -25,9 +25,10 @@ from usfm.metrics.evaluation import Evaluation
 from usfm.models.bundle import BundleSpec
 from usfm.models.windows import WindowConfig
 from usfm.report.downstream.cases import Drawn, draw_cases, worst
-from usfm.report.downstream.charts import readable, reliability_chart
+from usfm.report.downstream.charts import LEAST_ANSWERS, readable, reliability_chart
 from usfm.report.downstream.evaluation_charts import agreement_chart, change_chart, spread_chart
 from usfm.report.downstream.robust import Grid
+from usfm.report.downstream.tables import write_table
 from usfm.report.numbers import row_percentages
 from usfm.report.overlays import worst_median_best
 from usfm.report.template import render
@@ -70,12 +71,9 @@ def write_evaluation(folder: Path, of: Evaluated) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     document = {**of.result.to_json(), "version": of.spec.version, "split": of.split, "shards": of.shards}
     write_text(folder / "evaluation.json", json.dumps(document, indent=1) + "\n")
-    items = pd.DataFrame(of.result.per_item)
-    items.to_csv(folder / "items.csv", index=False)
-    items.to_parquet(folder / "items.parquet", index=False)
-    pd.DataFrame(of.result.per_patient()).to_csv(folder / "patients.csv", index=False)
-    if of.robustness is not None:
-        pd.DataFrame(of.robustness.rows).to_csv(folder / "robustness.csv", index=False)
+    write_table(folder, "items", of.result.per_item)
+    write_table(folder, "patients", of.result.per_patient())
+    write_table(folder, "robustness", of.robustness.rows if of.robustness is not None else [])
     result, counts = of.result, of.result.confusion
     page = render(
         "evaluation.html",
@@ -120,8 +118,8 @@ def _cases(of: Evaluated) -> list[tuple[str, Sequence[Drawn]]]:
 
 CALIBRATION = (
     "Above: how often answers are right that are given with some probability. On the dashed line probabilities "
-    "mean what they say, below it they promise too much. The larger a mark, the more answers. Below: how often "
-    "each is stated."
+    "mean what they say, below it they promise too much. The larger a mark, the more answers; fewer than "
+    f"{LEAST_ANSWERS} have none. Below: how often each is stated."
 )
 AGREEMENT = (
     "Left: answer over truth; dashed: equal. Right: their difference; orange: its mean (bias) and the limits "

@@ -1,4 +1,4 @@
-"""Label efficiency in numbers: points of the curves, paired differences, and what a score was worth in labels.
+"""Label efficiency in numbers: points of the curves and paired differences.
 
 Runs of a task in folds have a test set each; what is said of a cell is said of all their patients together.
 
@@ -7,22 +7,20 @@ over seeds, joined with Student's t over the seeds (`usfm.metrics.intervals`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from usfm.metrics.compare import Comparison, compare, fraction_to_match
+from usfm.metrics.compare import Comparison, compare
 from usfm.metrics.intervals import Floats, Score, WeightedScore, weighted_difference
-from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items, bounds, selecting_score
+from usfm.metrics.item_scores import Items, bounds, selecting_score
 from usfm.report.downstream.tables import SweepTables
 
 __all__ = [
     "Difference",
-    "Match",
     "Point",
     "differences",
-    "matches",
     "mean_score_of_runs",
     "pairs",
     "points",
@@ -116,36 +114,6 @@ class Difference:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Match:
-    """The share of the labels that gives an initialisation the score of another one with all labels.
-
-    Attributes:
-        task: name.
-        init: initialisation.
-        base: the other one.
-        target: its score with all labels.
-        fraction: interpolated between the points of the curve of means, which has no interval of its own; None = no
-            point of it reaches the score.
-        least: the smallest fraction that was tried; a match there may lie lower still.
-        decided: whether the paired difference to the base bears it out: better at the smallest compared fraction
-            that is not below the match; where no point reaches the score, worse at the largest. Else the curves may
-            cross by chance.
-    """
-
-    task: str
-    init: str
-    base: str
-    target: float
-    fraction: float | None
-    least: float
-    decided: bool
-
-    def row(self) -> dict[str, Any]:
-        """One line of matches.csv."""
-        return asdict(self)
-
-
 def points(tables: SweepTables, task: str) -> list[Point]:
     """All points of a task, by initialisation and rising fraction."""
     of_task = tables.done[tables.done.task == task]
@@ -178,11 +146,12 @@ def differences(tables: SweepTables, task: str) -> list[Difference]:
 
 
 def unseen_differences(tables: SweepTables, task: str) -> list[Difference]:
-    """The same over the images that ingest held out for validation or test, of a task in folds; else none.
+    """The same over the images that ingest held out for validation or test.
 
-    An encoder that was pre-trained on these shards never saw them, not even without their labels.
+    An encoder that was pre-trained on these shards never saw them, not even without their labels. None for a task
+    that tests no others (`split_by: split`).
     """
-    if tables.task_configs[task].split_by != "folds":
+    if tables.task_configs[task].split_by == "split":
         return []
     return _differences(tables, task, lambda row: bool(row["split"] != "train"))
 
@@ -206,34 +175,6 @@ def _kept(runs: Mapping[int, Items], keep: Callable[[Mapping[str, Any]], bool]) 
     """The runs with some of their items; a run that keeps none is left out."""
     kept = {seed: [row for row in run if keep(row)] for seed, run in runs.items()}
     return {seed: run for seed, run in kept.items() if run}
-
-
-def matches(found: Sequence[Point], compared: Sequence[Difference], base: str | None) -> list[Match]:
-    """For every initialisation, the fraction at which it equals the base with all labels.
-
-    Args:
-        found: points of one task.
-        compared: its paired differences.
-        base: initialisation; without a point of it with all labels there are no matches.
-    """
-    whole = [point for point in found if point.init == base and point.fraction == 1.0]
-    made = []
-    for init in dict.fromkeys(point.init for point in found if point.init != base) if whole else ():
-        curve = {point.fraction: point.score.value for point in found if point.init == init}
-        target, task = whole[0].score.value, whole[0].task
-        fraction = fraction_to_match(curve, target, HIGHER_IS_BETTER[whole[0].metric])
-        verdicts = {of.fraction: of.verdict for of in compared if (of.init, of.base) == (init, base)}
-        decided = _decided(verdicts, fraction)
-        made.append(Match(task, init, whole[0].init, target, fraction, min(curve), decided))
-    return made
-
-
-def _decided(verdicts: Mapping[float, str], fraction: float | None) -> bool:
-    """See `Match.decided`; `verdicts` by compared fraction."""
-    if fraction is None:
-        return bool(verdicts) and verdicts[max(verdicts)] == "worse"
-    above = [at for at in verdicts if at >= fraction * (1 - 1e-9)]  # it was the exponential of a logarithm
-    return bool(above) and verdicts[min(above)] == "better"
 
 
 def runs_score(metric: str, classes: Sequence[str], runs: Sequence[Items]) -> Score:

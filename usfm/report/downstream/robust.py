@@ -32,12 +32,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Of one model: the score on clean images, cells by corruption and rising severity, the rows behind them."""
+    """Of one model: the score on clean images, cells by corruption and rising severity, the rows behind them.
+
+    `images` and `patients` are how many each cell rests on.
+    """
 
     metric: str
     clean: float
     cells: dict[str, list[Cell]]
     rows: list[dict[str, Any]]
+    images: int
+    patients: int
 
 
 def robust_grid(
@@ -58,15 +63,22 @@ def robust_grid(
     """
     device = next(model.parameters()).device
     img_px: int = model.img_px  # type: ignore[assignment]
-    return grid_of(robustness(model, data, task, img_px, device, advance=advance, windows=windows))
+    rows = robustness(model, data, task, img_px, device, advance=advance, windows=windows)
+    return grid_of(rows, len(data), len(set(data.groups)))
 
 
-def grid_of(rows: Sequence[Mapping[str, Any]]) -> Grid:
-    """Arrange the rows of `robustness`: the clean one first, then by corruption and rising severity."""
+def grid_of(rows: Sequence[Mapping[str, Any]], images: int, patients: int) -> Grid:
+    """Arrange the rows of `robustness`: the clean one first, then by corruption and rising severity.
+
+    Args:
+        rows: as it gives them.
+        images: of the set.
+        patients: of the set.
+    """
     clean, *worse = rows
     cells: dict[str, list[Cell]] = {}
     for row in worse:
         share = min(max(row["drop"] / (FULL_SHARE * abs(clean["value"])), 0.0), 1.0) if clean["value"] else 0.0
         cell = Cell(row["value"], row["low"], row["high"], row["drop"], share)
         cells.setdefault(row["corruption"], []).append(cell)
-    return Grid(clean["metric"], clean["value"], cells, [dict(row) for row in rows])
+    return Grid(clean["metric"], clean["value"], cells, [dict(row) for row in rows], images, patients)

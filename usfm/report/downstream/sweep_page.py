@@ -3,7 +3,7 @@
     report.html              self-contained page
     tables/points            test score by task, initialisation and label fraction, with intervals
     tables/differences       paired differences between initialisations
-    tables/unseen            the same over images that pre-training never saw, of tasks in folds
+    tables/unseen            the same over images that pre-training never saw, where others were tested too
     tables/measured          errors of what the masks measure (circumference in mm), and paired differences
     tables/matches           share of the labels that gives the score from scratch with all
     tables/organs, sources   the same score on the test images of each organ, of each source
@@ -25,7 +25,7 @@ from typing import Any
 from usfm.data.left_out import left_out_text
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
-from usfm.report.downstream.charts import colours, reached, readable
+from usfm.report.downstream.charts import LEAST_ANSWERS, colours, reached, readable
 from usfm.report.downstream.sweep_task import TABLE_NAMES, task_part
 from usfm.report.downstream.tables import read_sweep, write_table
 from usfm.report.figures import css_colour
@@ -78,6 +78,8 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         same_budget=_same_budget(spent),
         colours={init: css_colour(c) for init, c in colours(tables.inits, tables.base).items()},
         readable=readable,
+        robustness=robustness,
+        least_answers=LEAST_ANSWERS,
         reached=reached,
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),

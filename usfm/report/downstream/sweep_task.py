@@ -15,8 +15,9 @@ from usfm.models.bundle import load_bundle
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import Drawn, draw_cases, worst
 from usfm.report.downstream.charts import curve_chart, difference_chart, reliability_chart
+from usfm.report.downstream.matches import Match, matches
 from usfm.report.downstream.measured import Measured, measured
-from usfm.report.downstream.points import Difference, Match, Point, differences, matches, points, unseen_differences
+from usfm.report.downstream.points import Difference, Point, differences, points, unseen_differences
 from usfm.report.downstream.robust import Grid, robust_grid
 from usfm.report.downstream.tables import SweepTables
 from usfm.report.template import share
@@ -78,7 +79,7 @@ class TaskPart:
         most: largest label fraction.
         points: of the curves, by fraction.
         differences: paired, by pair and fraction.
-        unseen: the same differences over the images that pre-training never saw, of a task in folds; else none.
+        unseen: the same differences over the images that pre-training never saw; none with `split_by: split`.
         measured: errors of what the masks measure, by fraction and initialisation.
         matches: share of the labels that equals all labels from scratch.
         claim: with few labels; None where there is one fraction alone.
