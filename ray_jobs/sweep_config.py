@@ -12,11 +12,12 @@ from pydantic import Field, field_validator
 
 from ray_jobs.cluster import ClusterConfig
 from ray_jobs.finetune import absolute
-from ray_jobs.sweep_search import SearchConfig, draw, merged, nested, read_tuned, value_at
+from ray_jobs.sweep_search import SearchConfig, draw, nested, read_tuned, value_at
 from usfm.config import Config
 from usfm.data.tasks import TaskConfig
 from usfm.errors import ConfigError
 from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.sweep_values import LAYERS, entry_of, merged, shared_values
 
 __all__ = ["PLACEMENT", "TABLE", "Study", "SweepConfig", "Trial", "studies", "trials"]
 
@@ -163,7 +164,7 @@ def studies(config: SweepConfig) -> list[Study]:
                 f"task {task.name} sets fold {task.fold}, which a sweep takes from each trial's seed (seed s tests "
                 f"fold s % {task.folds}); leave it out, and choose seeds"
             )
-    entries = {name: {"init": e} if isinstance(e, str) else dict(e) for name, e in config.inits.items()}
+    entries = {name: entry_of(stated) for name, stated in config.inits.items()}
     chosen = {name: _listed(entry.pop("tasks", names)) for name, entry in entries.items()}
     shares = {name: _listed(entry.pop("fractions", config.fractions)) for name, entry in entries.items()}
     _require_known("per_task", config.per_task, names, "task")
@@ -176,16 +177,15 @@ def studies(config: SweepConfig) -> list[Study]:
             raise ConfigError(f"{where} sets {', '.join(axes)}, which the sweep itself sets for every trial")
     made = []
     for task in config.tasks:
-        for init, entry in entries.items():
+        for init in entries:
             if task.name not in chosen[init]:
                 continue
-            of_task = config.tuned.get(task.name, {})
-            if config.tuned and init not in of_task:
+            if config.tuned and init not in config.tuned.get(task.name, {}):
                 raise ConfigError(
                     f"tuned has no values for task {task.name} with initialisation {init}; search them too, or "
                     f"give `{task.name}: {{{init}: {{}}}}`"
                 )
-            values = merged(config.finetune, config.per_task.get(task.name, {}), entry, of_task.get(init, {}))
+            values = shared_values(config.model_dump(include=set(LAYERS)), task.name, init)
             values["shards"] = config.shards
             made.append(Study(task, init, values, shares[init], config.run_dir))
     if config.search is not None:

@@ -11,7 +11,7 @@ from usfm.config import Config
 from usfm.rng import generator
 from usfm.train.durable import write_text
 
-__all__ = ["SearchConfig", "SearchRange", "draw", "merged", "nested", "read_tuned", "value_at", "write_best"]
+__all__ = ["SearchConfig", "SearchRange", "draw", "nested", "read_tuned", "value_at", "write_best"]
 
 Scalar = bool | int | float | str
 
@@ -108,16 +108,6 @@ def value_at(tree: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         node = node[part]
     return node
-
-
-def merged(base: Mapping[str, Any], *overs: Mapping[str, Any]) -> dict[str, Any]:
-    """Trees of values, later ones over earlier ones."""
-    both = dict(base)
-    for over in overs:
-        for key, value in over.items():
-            inner = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
-            both[key] = merged(both[key], value) if inner else value
-    return both
 
 
 def write_best(path: Path, found: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:

@@ -23,6 +23,7 @@ from usfm.models.task_model import USFM
 from usfm.train.durable import replace_file
 from usfm.train.finetune_config import SCRATCH
 from usfm.train.rundir import read_config
+from usfm.train.sweep_values import shared_values
 
 __all__ = ["SweepTables", "read_sweep", "write_table"]
 
@@ -97,9 +98,7 @@ class SweepTables:
 
     def start(self, task: str, init: str) -> str:
         """What an initialisation starts from in a task, as the sweep states it: "scratch" or a path."""
-        of_task, tuned = (self.config.get(key, {}).get(task, {}) for key in ("per_task", "tuned"))
-        shared = self.config.get("finetune", {})
-        return str({"init": SCRATCH, **shared, **of_task, **self._stated(init), **tuned.get(init, {})}["init"])
+        return str(shared_values(self.config, task, init).get("init", SCRATCH))
 
     def own_settings(self, init: str) -> dict[str, Any]:
         """What the config says of an initialisation beyond what it starts from and where it is tried."""
