@@ -1,11 +1,15 @@
 """The page of an evaluation for the kinds whose answers are numbers or images, from untrained networks."""
 
+import base64
 import math
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from shard_factory import HEAD
 
 from usfm.data.tasks import TaskConfig, load_task
@@ -14,6 +18,7 @@ from usfm.models.bundle import BundleSpec
 from usfm.models.encoder import EncoderConfig
 from usfm.models.task_model import TaskModel
 from usfm.models.windows import WindowConfig
+from usfm.report.downstream.cases import draw_cases
 from usfm.report.downstream.evaluation_page import Evaluated, write_evaluation
 from usfm.report.template import digits, pvalue, score, signed
 
@@ -50,6 +55,29 @@ def test_the_page_of_every_kind(kind: str, small_shards: Path, tmp_path: Path) -
     assert not list(tmp_path.glob("robustness.*"))
     assert "look through them before you share it" in page
     assert {"regression": "error", "enhancement": "psnr_input", "multilabel": "p_bright"}[kind] in items
+
+
+@pytest.mark.parametrize("mode", ["whole", "sliding"])
+def test_a_restored_image_is_drawn_as_it_was_scored(mode: str, small_shards: Path) -> None:
+    task = TaskConfig.build({"name": "made", "organs": HEAD["organs"], "canvas_px": 64, **TASKS["enhancement"]})
+    data = load_task(str(small_shards), task)["test"]
+    torch.manual_seed(0)
+    model = TaskModel(ENCODER, task.kind, 1).eval()
+    torch.nn.init.normal_(model.head.out.weight, std=0.1)  # an untrained one changes nothing
+    windows = WindowConfig(mode=mode)
+    scored = evaluate(model, data, task, 32, torch.device("cpu"), **windows.model_dump()).per_item
+    for drawn in draw_cases(model, data, task, scored[:3], windows):
+        pixels = [
+            np.asarray(Image.open(BytesIO(base64.b64decode(uri.split(",")[1])))).astype(float) / 255
+            for _, uri in drawn.pictures
+        ]
+        given, answer, truth = pixels
+        number = data.ids.index(drawn.row_id)
+        stored = (int(data.height[number]), int(data.width[number]))
+        assert [image.shape for image in pixels] == [stored if mode == "sliding" else (32, 32)] * 3
+        assert np.abs(answer - given).mean() > 0.02
+        error = float(np.square(answer - truth).mean())
+        assert 10 * math.log10(1 / error) == pytest.approx(drawn.value, abs=0.1)  # eight bits of a picture
 
 
 def test_scores_have_digits_that_fit_their_size() -> None:

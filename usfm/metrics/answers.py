@@ -19,6 +19,7 @@ __all__ = ["Asking", "Inputs"]
 # images (B, 1, H, W) in [0, 1] and the numbers (B,) of their items to what the network shall see, of the same shape
 Inputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Row = dict[str, Any]
+Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Asking:
         if self.task.kind == "segmentation":
             return self._masks(numbers)
         if self.task.kind == "enhancement":
-            whole = self.mode == "whole"
-            return self._restored_squares(numbers) if whole else [self._restored(number) for number in numbers]
+            triples = zip(numbers, self.restored(numbers), strict=True)
+            return [image_row(*triple, n, self.data, self.full) for n, triple in triples]
         of = {"classification": class_rows, "multilabel": label_rows, "regression": number_rows}[self.task.kind]
         outputs = self.model(self.inputs(self._squares(self.data.image, numbers), self._index(numbers))).float()
         self._require_finite(outputs, numbers)
@@ -63,20 +64,28 @@ class Asking:
         drawn = [one.argmax(dim=0).cpu().numpy() for one in logits]
         return [mask_row(mask, n, self.data, self.task, self.full) for mask, n in zip(drawn, numbers, strict=True)]
 
-    def _restored_squares(self, numbers: Sequence[int]) -> list[Row]:
+    def restored(self, numbers: Sequence[int]) -> list[Triple]:
+        """Of an enhancement: answer, input and truth of some items as they are scored, each (1, H, W) in [0, 1].
+
+        Squares of the network's size where whole images are shown to it, else of the image's stored size.
+
+        Raises:
+            NonFiniteAnswer: as of `rows`.
+        """
+        if self.mode != "whole":
+            return [self._restored_by_windows(number) for number in numbers]
         given, clean = self._pair(numbers, self._squares)
         given = self.inputs(given, self._index(numbers))
         restored = self.model(given).float()
         self._require_finite(restored, numbers)
-        triples = zip(restored.clamp(0, 1), given, clean, strict=True)
-        return [image_row(*triple, n, self.data, self.full) for triple, n in zip(triples, numbers, strict=True)]
+        return list(zip(restored.clamp(0, 1), given, clean, strict=True))
 
-    def _restored(self, number: int) -> Row:
+    def _restored_by_windows(self, number: int) -> Triple:
         given, clean = self._pair([number], lambda images, _: self._stored(images, number))
         given = self.inputs(given, self._index([number]))
         restored = self._slid(given)
         self._require_finite([restored], [number])
-        return image_row(restored.clamp(0, 1), given[0], clean[0], number, self.data, self.full)
+        return restored.clamp(0, 1), given[0], clean[0]
 
     def _require_finite(self, answers: Iterable[torch.Tensor], numbers: Sequence[int]) -> None:
         wrong = [n for answer, n in zip(answers, numbers, strict=True) if not bool(torch.isfinite(answer).all())]

@@ -8,9 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from usfm.data.augment import whole_images
-from usfm.data.degrade import degrade
 from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.metrics.answers import Asking
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items
 from usfm.models.windows import WindowConfig, predict_canvas
 from usfm.report.overlays import draw_contours
@@ -86,7 +85,7 @@ def _pictures(
     high, wide = int(data.height[number]), int(data.width[number])
     pixels, device = data.image[number, :high, :wide], next(model.parameters()).device
     if task.kind == "enhancement":
-        return _restored(model, data, task, number, device)
+        return _restored(model, data, task, number, windows)
     if task.kind != "segmentation":
         return {"image": pixels}
     canvas = torch.from_numpy(data.image[number]).to(device)
@@ -96,19 +95,19 @@ def _pictures(
 
 
 def _restored(
-    model: nn.Module, data: LabelledSet, task: TaskConfig, number: int, device: torch.device
+    model: nn.Module, data: LabelledSet, task: TaskConfig, number: int, windows: WindowConfig
 ) -> dict[str, npt.NDArray[Any]]:
-    """Input, answer and truth as the evaluation of whole images had them, each (S, S) in [0, 1]."""
-    size = torch.tensor([[int(data.height[number])], [int(data.width[number])]])
+    """Input, answer and truth as the evaluation had them, each (H, W) in [0, 1]."""
     img_px: int = model.img_px  # type: ignore[assignment]
-    given, clean = (
-        whole_images(torch.from_numpy(images[[number]]).to(device), size[0], size[1], img_px)
-        for images in (data.image, data.image if task.degrade is not None else data.pair)
-    )
-    if task.degrade is not None:
-        given = degrade(given, torch.tensor([number], device=device), task.degrade, seed=0)
-    shown = {"input": given, "answer": model(given).float().clamp(0, 1), "truth": clean}
-    return {name: image[0, 0].cpu().numpy() for name, image in shown.items()}
+    device = next(model.parameters()).device
+    asking = Asking(
+        model, data, task, img_px, device, inputs=lambda images, _: images, full=True, mode=windows.mode,
+        overlap=windows.overlap, seed=0,
+    )  # fmt: skip
+    answer, given, clean = asking.restored([number])[0]
+    return {
+        name: image[0].cpu().numpy() for name, image in (("input", given), ("answer", answer), ("truth", clean))
+    }
 
 
 def _lines(task: TaskConfig, item: Mapping[str, Any]) -> list[str]:
