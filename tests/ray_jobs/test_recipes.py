@@ -16,6 +16,7 @@ from usfm.masking.patches import hidden_units
 from usfm.train.feature_cache import cacheable
 
 JOBS: dict[str, type[Config]] = {
+    "cross_source.yaml": SweepConfig,
     "demo.yaml": DemoConfig,
     "finetune_enhance.yaml": FinetuneJobConfig,
     "finetune_fetal_head.yaml": FinetuneJobConfig,
@@ -28,6 +29,7 @@ JOBS: dict[str, type[Config]] = {
     "label_efficiency.yaml": SweepConfig,
     "label_efficiency_small.yaml": SweepConfig,
     "label_efficiency_tiny.yaml": SweepConfig,
+    "nerve_vessel.yaml": SweepConfig,
     "pretrain_base.yaml": PretrainJobConfig,
     "pretrain_corpus.yaml": PretrainJobConfig,
     "pretrain_small.yaml": PretrainJobConfig,
