@@ -43,7 +43,8 @@ def test_the_page_of_every_kind(kind: str, small_shards: Path, tmp_path: Path) -
     of = Evaluated(result, model, spec, task, data, "test", str(small_shards), WindowConfig(), None)
     page = write_evaluation(tmp_path, of).read_text()
     assert score(result.value) in page
-    assert page.count("<svg") == {"regression": 1, "enhancement": 2, "multilabel": 0}[kind]
+    assert page.count("<svg") == {"regression": 1, "enhancement": 2, "multilabel": 1}[kind]
+    assert ("share that is there over stated probability" in page) == (kind == "multilabel")
     each = 3 if kind == "enhancement" else 1  # input, answer, truth
     worst = page[page.index("<h3>Worst</h3>") :].split("<h3>")[1]
     assert worst.count("<img") == each * min(12, len(set(data.groups)))

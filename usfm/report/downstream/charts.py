@@ -1,6 +1,7 @@
 """The charts of a sweep: label-efficiency curves, paired differences, reliability. Style: `usfm.report.figures`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,7 @@ from usfm.report.template import percent, share
 
 __all__ = [
     "LEAST_ANSWERS",
+    "Claimed",
     "colours",
     "curve_chart",
     "difference_chart",
@@ -25,6 +27,7 @@ __all__ = [
     "reliability_chart",
 ]
 
+Claimed = Literal["answers", "labels"]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours, so that both together repeat late
 LEGEND_WIDTH = 0.84  # of the figure's: about what lies right of the score axis
 LEGEND_ROW_IN = 0.19
@@ -184,9 +187,10 @@ def pair_looks(
 
 
 def reliability_chart(
-    bins: Mapping[str, Sequence[Mapping[str, float]]], inits: Sequence[str], base: str | None, name: str
-) -> Markup:
-    """Share that is right over stated probability, and below it how often each probability was stated.
+    bins: Mapping[str, Sequence[Mapping[str, float]]], inits: Sequence[str], base: str | None, name: str,
+    claimed: Claimed = "answers",
+) -> Markup:  # fmt: skip
+    """Share that is true over stated probability, and below it how often each probability was stated.
 
     A bin of fewer than `LEAST_ANSWERS` has no mark above: its share is chance.
 
@@ -195,8 +199,9 @@ def reliability_chart(
         inits: names in the order of the colours.
         base: see `colours`.
         name: of the chart.
+        claimed: what has a probability: answers of one class (right or not), or labels (there or not).
     """
-    colour_of = colours(inits, base)
+    colour_of, true = colours(inits, base), {"answers": "right", "labels": "there"}[claimed]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 4.4), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -209,18 +214,17 @@ def reliability_chart(
             enough = np.array([part["items"] >= LEAST_ANSWERS for part in mine])
             at, right = (np.array([part[of] for part in mine])[enough] for of in ("confidence", "right"))
             upper.plot(at, right, color=colour, linewidth=1.5)
-            sizes = 8 + 150 * shares[enough]
-            upper.scatter(at, right, sizes, color=colour, marker=marker, zorder=3, linewidths=0)
+            upper.scatter(at, right, 8 + 150 * shares[enough], color=colour, marker=marker, zorder=3, linewidths=0)
             upper.plot([], [], color=colour, linewidth=1.5, marker=marker, markersize=4.5, label=init)
             for part, share in zip(mine, 100 * shares, strict=True):
                 lower.fill_between([part["low"], part["high"]], share, color=colour, alpha=0.18, linewidth=0)
                 lower.hlines(share, part["low"], part["high"], color=colour, linewidth=1.6)
         start = min(part["low"] for mine in bins.values() for part in mine)
-        upper.set(ylabel="share that is right", xlim=(start, 1.0), ylim=(0, 1.03))
-        lower.set(xlabel="probability of the answer", ylabel="answers, %")
+        upper.set(ylabel=f"share that is {true}", xlim=(start, 1.0), ylim=(0, 1.03))
+        lower.set(xlabel=f"probability of the {claimed.removesuffix('s')}", ylabel=f"{claimed}, %")
         lower.set_ylim(bottom=0)
         _legend(upper)
-        return inline_svg(upper, f"share that is right over stated probability, {name}")
+        return inline_svg(upper, f"share that is {true} over stated probability, {name}")
 
 
 def _legend(axes: Axes) -> None:

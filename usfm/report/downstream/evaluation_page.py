@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 from torch import nn
 
@@ -24,8 +23,9 @@ from usfm.metrics.classification import reliability
 from usfm.metrics.evaluation import Evaluation
 from usfm.models.bundle import BundleSpec
 from usfm.models.windows import WindowConfig
+from usfm.report.downstream.calibration import CLAIMED, calibration_words, stated_and_true
 from usfm.report.downstream.cases import Drawn, draw_cases, worst
-from usfm.report.downstream.charts import LEAST_ANSWERS, readable, reliability_chart
+from usfm.report.downstream.charts import readable, reliability_chart
 from usfm.report.downstream.evaluation_charts import agreement_chart, change_chart, spread_chart
 from usfm.report.downstream.robust import Grid
 from usfm.report.downstream.tables import write_table
@@ -95,14 +95,15 @@ def write_evaluation(folder: Path, of: Evaluated) -> Path:
 def _charts(of: Evaluated) -> list[tuple[Markup, str]]:
     """Charts of the kind with their captions."""
     items, kind = of.result.per_item, of.task.kind
-    if kind == "classification":
-        stated = np.array([item["probability"] for item in items])
-        bins = {of.task.name: reliability(stated, np.array([i["truth"] == i["predicted"] for i in items]))}
-        return [(reliability_chart(bins, [of.task.name], None, of.task.name), CALIBRATION)]
+    if kind in CLAIMED:
+        stated, true = stated_and_true(kind, items, of.result.classes)
+        bins, claimed = {of.task.name: reliability(stated, true > 0.5)}, CLAIMED[kind]
+        chart = reliability_chart(bins, [of.task.name], None, of.task.name, claimed)
+        return [(chart, calibration_words(claimed))]
     if kind == "regression":
         return [(agreement_chart(items, of.task.unit), AGREEMENT)]
-    spread = [(spread_chart(items, of.result.metric), SPREAD)] if kind != "multilabel" else []
-    return [*spread, *([(change_chart(items), CHANGE)] if kind == "enhancement" else [])]
+    spread = (spread_chart(items, of.result.metric), SPREAD)
+    return [spread, *([(change_chart(items), CHANGE)] if kind == "enhancement" else [])]
 
 
 def _cases(of: Evaluated) -> list[tuple[str, Sequence[Drawn]]]:
@@ -116,11 +117,6 @@ def _cases(of: Evaluated) -> list[tuple[str, Sequence[Drawn]]]:
     return [(rank, draw_cases(of.model, of.data, of.task, rows, of.windows)) for rank, rows in chosen.items()]
 
 
-CALIBRATION = (
-    "Above: how often answers are right that are given with some probability. On the dashed line probabilities "
-    "mean what they say, below it they promise too much. The larger a mark, the more answers; fewer than "
-    f"{LEAST_ANSWERS} have none. Below: how often each is stated."
-)
 AGREEMENT = (
     "Left: answer over truth; dashed: equal. Right: their difference; orange: its mean (bias) and the limits "
     "between which 95 % of normal differences lie (Bland and Altman)."

@@ -25,7 +25,7 @@ from typing import Any
 from usfm.data.left_out import left_out_text
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
-from usfm.report.downstream.charts import LEAST_ANSWERS, colours, reached, readable
+from usfm.report.downstream.charts import colours, reached, readable
 from usfm.report.downstream.sweep_task import TABLE_NAMES, task_part
 from usfm.report.downstream.tables import read_sweep, write_table
 from usfm.report.figures import css_colour
@@ -79,7 +79,6 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         colours={init: css_colour(c) for init, c in colours(tables.inits, tables.base).items()},
         readable=readable,
         robustness=robustness,
-        least_answers=LEAST_ANSWERS,
         reached=reached,
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),

@@ -9,12 +9,12 @@ from markupsafe import Markup
 
 from usfm.data.tasks import TaskConfig, load_task
 from usfm.errors import UsfmError
-from usfm.metrics.classification import reliability
 from usfm.metrics.item_scores import HIGHER_IS_BETTER
 from usfm.models.bundle import load_bundle
 from usfm.report.downstream.breakdown import further_scores, parts
+from usfm.report.downstream.calibration import Calibration, calibration
 from usfm.report.downstream.cases import Drawn, draw_cases, worst
-from usfm.report.downstream.charts import curve_chart, difference_chart, reliability_chart
+from usfm.report.downstream.charts import curve_chart, difference_chart
 from usfm.report.downstream.matches import Match, matches
 from usfm.report.downstream.measured import Measured, measured
 from usfm.report.downstream.points import Difference, Point, differences, points, unseen_differences
@@ -22,7 +22,7 @@ from usfm.report.downstream.robust import Grid, robust_grid
 from usfm.report.downstream.tables import SweepTables
 from usfm.report.template import share
 
-__all__ = ["TABLE_NAMES", "Calibration", "Claim", "TaskPart", "task_part"]
+__all__ = ["TABLE_NAMES", "Claim", "TaskPart", "task_part"]
 
 TABLE_NAMES = (
     *("points", "differences", "unseen", "measured", "matches"),
@@ -53,21 +53,6 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Reliability of every initialisation with all labels, seeds pooled.
-
-    Attributes:
-        chart: the diagram.
-        means: (initialisation, mean probability, share that is right).
-        rows: the bins.
-    """
-
-    chart: Markup
-    means: list[tuple[str, float, float]]
-    rows: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class TaskPart:
     """One task on the page; `most` is the largest label fraction, `lead` the initialisation in question.
 
@@ -86,7 +71,7 @@ class TaskPart:
         curve: chart.
         difference_chart: chart, "" where nothing was compared.
         grids: by "organ", "source" and "score", then by its value and initialisation.
-        calibration: of classifications.
+        calibration: of classes and labels.
         shown: fold of the run whose images are shown, by initialisation; 0 where there are no folds.
         robustness: by initialisation.
         cases: worst test images of the lead.
@@ -159,7 +144,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
         curve=curve_chart(found, tables.inits, tables.base, matched[0] if matched else None),
         difference_chart=difference_chart(compared, tables.inits, tables.base) if compared else "",
         grids={column: _grid(rows, column) for column, rows in by.items()},
-        calibration=_calibration(tables, name, inits, most) if config.kind == "classification" else None,
+        calibration=calibration(tables, name, inits, most),
     )
     part.tables.update(
         points=[point.row() for point in part.points], differences=[of.row() for of in compared],
@@ -222,20 +207,6 @@ def _claim(found: Sequence[Point], compared: Sequence[Difference], lead: str, ba
     few = min(fewer, key=lambda fraction: abs(fraction - FEW_LABELS))
     against = [of for of in compared if (of.init, of.base, of.fraction) == (lead, base, few)]
     return Claim(mine[few], mine[most], against[0] if against else None)
-
-
-def _calibration(tables: SweepTables, task: str, inits: Sequence[str], fraction: float) -> Calibration:
-    bins, means, rows = {}, [], []
-    for init in inits:
-        items = [item for run in tables.runs(task, init, fraction).values() for item in run]
-        if not items:
-            continue
-        stated = np.array([item["probability"] for item in items], np.float64)
-        right = np.array([item["truth"] == item["predicted"] for item in items], np.bool_)
-        bins[init] = reliability(stated, right)
-        means.append((init, float(stated.mean()), float(right.mean())))
-        rows += [{"task": task, "init": init, "fraction": fraction, **of} for of in bins[init]]
-    return Calibration(reliability_chart(bins, tables.inits, tables.base, task), means, rows)
 
 
 def _grid(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, dict[str, Mapping[str, Any]]]:
