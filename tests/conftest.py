@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shard_factory import write_small_shards
@@ -29,13 +30,17 @@ TINY_COUNTS = {
 }
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """In several processes (`make test`) whatever may start Ray shares one; of the rest each file has one."""
-    if config.pluginmanager.hasplugin("xdist"):
-        here = Path(__file__).parent
-        for item in items:
-            alone = here / "usfm" in item.path.parents
-            item.add_marker(pytest.mark.xdist_group(item.path.stem if alone else "ray"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneForRay(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return file if file.startswith("tests/usfm/") else "ray"
+
+    return OneForRay(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
