@@ -51,7 +51,7 @@ def volume(form: str) -> bytes:
         (b"version git-lfs pointer\noid sha256:00", "a Git LFS pointer, not the file itself"),
         (b"ImFusion\x01\x00\x00\x00", "an ImFusion container (.imf) is not supported; export its frames"),
         (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "no known image, clip or DICOM format (first bytes 1f 8b 08 00"),
-        (gzip.compress(b"some other file" * 99), "no known image, clip or DICOM format"),
+        (gzip.compress(b"some other file" * 99, mtime=0), "no known image, clip or DICOM format"),
         (b"PK\x03\x04" + bytes(100), "no known image, clip or DICOM format (first bytes 50 4b 03 04"),
         (bytes(5000), "no known image, clip or DICOM format (first bytes 00 00"),
     ],
