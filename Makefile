@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/usfm demo
 
 test: $(STAMP)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest
 
 # 20 and more failures at random times, a quarter of an hour; prints a table and writes runs/chaos.json
 chaos: $(STAMP)

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from shard_factory import write_small_shards
@@ -28,19 +27,6 @@ TINY_COUNTS = {
     "carotid": 3,
     "kidney": 3,
 }
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """In several processes (`make test`) whatever may start Ray shares one; of the rest each file has one."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class OneForRay(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", 1)[0]
-            return file if file.startswith("tests/usfm/") else "ray"
-
-    return OneForRay(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -194,7 +194,7 @@ def test_the_test_score_is_that_of_the_run(finetuned: FinetuneConfig, tmp_path: 
     folder = evaluate.run(config, Console())
     kept = json.loads((Path(finetuned.run_dir) / "result.json").read_text())
     assert json.loads((folder / "evaluation.json").read_text())["value"] == kept["value"]
-    assert 'id="robustness"' not in (folder / "report.html").read_text()
+    assert "Not asked for (<code>robustness=true</code>" in (folder / "report.html").read_text()
 
 
 def test_a_bundle_alone_is_scored_on_other_shards(finetuned: FinetuneConfig, tmp_path: Path) -> None:
