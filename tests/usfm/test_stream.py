@@ -202,6 +202,28 @@ def test_the_cache_keeps_to_its_limit(remote: UPath, tmp_path: Path) -> None:
         cache.fetch(remote / "nowhere.arrow", "0" * 64)
 
 
+def test_a_copy_that_another_process_evicts_before_it_is_opened_is_fetched_again(
+    remote: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, evictions, fetch = CacheConfig(folder=str(tmp_path / "cache")), [3], ShardCache.fetch
+
+    def evicted(self: ShardCache, *args) -> Path:
+        local = fetch(self, *args)
+        if evictions[0]:
+            evictions[0] -= 1
+            local.unlink()
+        return local
+
+    monkeypatch.setattr(ShardCache, "fetch", evicted)
+    got = stream_of(str(remote), cache=cache).read(SAMPLES)
+    assert evictions == [0]
+    assert not got["replaced"].any()
+    evictions[0] = 10**9
+    other = CacheConfig(folder=str(tmp_path / "small"))
+    with pytest.raises(EnvironmentProblem, match="limit_gb"):  # no reason to replace its samples
+        stream_of(str(remote), cache=other).read(SAMPLES)
+
+
 def test_a_storage_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     clock = iter(range(1000))

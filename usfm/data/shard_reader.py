@@ -1,8 +1,9 @@
 """Random access to the rows of shards through memory maps, wherever the shards lie."""
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from usfm.data.patience import patiently
 from usfm.data.schema import ROW_SCHEMA
 from usfm.data.shard_cache import ShardCache, default_folder
 from usfm.data.shards import ShardFile, ShardIndex
-from usfm.errors import ShardError
+from usfm.errors import EnvironmentProblem, ShardError
 
 __all__ = ["CacheConfig", "ShardReader"]
 
 MAX_OPEN = 256  # maps held open: files, and with them the limit of open files
+EVICTED = 100  # fetches of one shard that others evict at once, before the cache is called too small
 
 
 class CacheConfig(Config):
@@ -62,13 +64,26 @@ class ShardReader:
             return self._batches[path]
 
     def _open(self, path: str) -> pa.RecordBatch:
-        local: Path
         if is_local(self.root):
             local = local_path(self.root / path)
-        else:
+            return self._checked(path, lambda: patiently(lambda: _first_batch(_mapped(local)), str(local)))
+        mapped = self._fetched(path)
+        return self._checked(path, lambda: _first_batch(mapped))
+
+    def _fetched(self, path: str) -> pa.MemoryMappedFile:
+        """A shard of an object store; another process may evict its local copy before it is mapped here."""
+        for _ in range(EVICTED):
             local = self._cache.fetch(self.root / path, self._files[path].sha256)
+            with contextlib.suppress(FileNotFoundError):
+                return _mapped(local)
+        raise EnvironmentProblem(
+            f"shard {path} was evicted from {self._cache.folder} {EVICTED} times before it could be opened; set a "
+            "larger data.cache.limit_gb, at least a few shards for every CPU"
+        )
+
+    def _checked(self, path: str, read: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
         try:
-            batch = patiently(lambda: _mapped(local), str(local))
+            batch = read()
             batch.validate(full=True)  # offsets that point elsewhere would end the process, not raise
         except (OSError, ValueError, pa.ArrowException) as error:
             raise ShardError(f"shard {self.root / path} cannot be read: {error}") from None
@@ -93,5 +108,9 @@ class ShardReader:
         return {file.path: file for file in self.index.files}
 
 
-def _mapped(path: Path) -> pa.RecordBatch:
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+def _mapped(path: Path) -> pa.MemoryMappedFile:
+    return pa.memory_map(str(path))
+
+
+def _first_batch(mapped: pa.MemoryMappedFile) -> pa.RecordBatch:
+    return pa.ipc.open_file(mapped).get_batch(0)
