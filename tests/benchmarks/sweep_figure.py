@@ -10,7 +10,7 @@ from pathlib import Path
 
 from usfm.report.downstream.charts import curve_chart, difference_chart
 from usfm.report.downstream.matches import matches
-from usfm.report.downstream.points import differences, points
+from usfm.report.downstream.points import differences, differences_to_all, points
 from usfm.report.downstream.tables import read_sweep
 from usfm.report.figures import CARD, INK, LINE, MUTED, SERIES, css_colour
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--task: {args.sweep} has scores of {', '.join(tables.tasks) or 'no task'}, not of {args.task}"
         )
     found, compared = points(tables, args.task), differences(tables, args.task)
-    matched = matches(found, compared, tables.base)
+    matched = matches(found, differences_to_all(tables, args.task), tables.base)
     charts = [curve_chart(found, tables.inits, tables.base, matched[0] if matched else None)]
     if compared:  # a sweep of one initialisation has nothing to compare
         charts.append(difference_chart(compared, tables.inits, tables.base))

@@ -9,6 +9,7 @@ from sweep_factory import write_sweep
 
 from usfm.report.downstream.charts import (
     MARKERS,
+    bounded,
     colours,
     difference_chart,
     pair_looks,
@@ -42,9 +43,13 @@ def test_scores_have_names_for_readers() -> None:
 
 
 def test_a_match_below_every_point_is_a_bound() -> None:
-    of = Match("head", "dual", "scratch", 0.7, 0.05, 0.05, decided=True)
+    of = Match("head", "dual", "scratch", 0.7, 0.05, 0.05)
     assert [reached(replace(of, fraction=fraction)) for fraction in (0.05, 0.0634, 0.514, None)] == [
         "at most 5 %", "6.3 %", "51 %", "not reached",
+    ]  # fmt: skip
+    bounds = ((None, None), (0.05, None), (None, 0.2), (0.05, 0.125))
+    assert [bounded(replace(of, worse_at=worse, better_at=better)) for worse, better in bounds] == [
+        "not decided", "worse with 5 %", "better with 20 %", "worse with 5 %, better with 12.5 %",
     ]  # fmt: skip
     assert [share(fraction) for fraction in (0.0005, 0.125, 0.2, 1.0)] == ["0.05 %", "12.5 %", "20 %", "100 %"]
 

@@ -102,7 +102,7 @@ def test_the_page_is_whole_without_shards_and_says_what_is_missing(folder: Path)
     assert (
         len({attrs["aria-label"] for attrs in charts}) == 5
     )  # two curves, two differences, one reliability diagram
-    names = {"points", "differences", "matches", "organs", "sources", "scores", "calibration", "cost"}
+    names = {"points", "differences", "to_all", "matches", "organs", "sources", "scores", "calibration", "cost"}
     assert {path.stem for path in (copy / "tables").iterdir()} == names
     with (copy / "tables" / "points.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -14,9 +14,8 @@ from usfm.errors import ConfigError, DataError
 from usfm.metrics.intervals import Score
 from usfm.report.downstream.breakdown import further_scores, parts
 from usfm.report.downstream.cases import worst
-from usfm.report.downstream.charts import reached
 from usfm.report.downstream.matches import matches
-from usfm.report.downstream.points import Difference, differences, pairs, points
+from usfm.report.downstream.points import differences, differences_to_all, pairs, points
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
 
@@ -64,52 +63,52 @@ def test_differences_are_paired_and_have_a_verdict(tables) -> None:
 def test_the_share_of_labels_that_equals_all_from_scratch(tables) -> None:
     found = points(tables, "head")
     target = next(p.score.value for p in found if (p.init, p.fraction) == ("scratch", 1.0))
-    compared = differences(tables, "head")
-    dual, unet = matches(found, compared, "scratch")
+    to_all = differences_to_all(tables, "head")
+    dual, unet = matches(found, to_all, "scratch")
     assert (dual.init, unet.init, dual.target) == ("dual", "unet", target)
     reached = [p.fraction for p in found if p.init == "dual" and p.score.value >= target]
     assert 0 < dual.fraction <= min(reached)
-    assert matches(found, compared, None) == []
+    assert matches(found, to_all, None) == []
 
 
-def test_a_share_of_labels_is_decided_where_the_paired_difference_is(tables) -> None:
-    found, compared = points(tables, "head"), differences(tables, "head")
+def test_the_score_with_all_labels_from_scratch_is_compared_with_every_point(tables) -> None:
+    value = {(p.init, p.fraction): p.score.value for p in points(tables, "head")}
+    found = differences_to_all(tables, "head")
+    assert [(of.init, of.fraction, of.base, of.base_fraction) for of in found] == [
+        (init, fraction, "scratch", 1.0) for init in ("dual", "unet") for fraction in (0.05, 0.2, 1.0)
+    ]
+    for of in found:
+        assert of.score.value == pytest.approx(value[of.init, of.fraction] - value["scratch", 1.0])
+    # better than scratch with as few labels says nothing of scratch with all
+    at_few = next(of for of in differences(tables, "head") if (of.init, of.fraction) == ("dual", 0.05))
+    to_all = next(of for of in found if (of.init, of.fraction) == ("dual", 0.05))
+    assert (at_few.verdict, to_all.verdict) == ("better", "open")
+    assert matches(points(tables, "head"), found, "scratch")[0].better_at != 0.05
 
-    def changed(**verdicts: float) -> list[Difference]:
-        """The differences, with these values for dual minus scratch at 5, 20 and 100 % of the labels, ± 0.02."""
-        made, values = [], dict(zip((0.05, 0.2, 1.0), verdicts.values(), strict=True))
-        for of in compared:
-            if (of.init, of.base) == ("dual", "scratch"):
-                value = values[of.fraction]
-                of = replace(
-                    of, comparison=replace(of.comparison, difference=Score(value, value - 0.02, value + 0.02))
-                )
-            made.append(of)
-        return made
 
-    def decided(curve: tuple[float, ...], **values: float) -> tuple[bool, str]:
-        """Of a curve of dual at these fractions, against 0.8 from scratch with all labels."""
-        means = dict(zip((0.05, 0.2, 1.0), curve, strict=True))
-        moved = [
-            replace(point, score=replace(point.score, value=means[point.fraction] if point.init == "dual" else 0.8))
-            for point in found
-        ]
-        match = matches(moved, changed(**values), "scratch")[0]
-        assert match.row()["decided"] == match.decided
-        return match.decided, reached(match)
+def test_a_share_of_labels_lies_between_shares_that_are_decided(tables) -> None:
+    found, to_all = points(tables, "head"), differences_to_all(tables, "head")
 
-    # read at 20 % or below it: the difference at the point that reaches the score says it
-    assert decided((0.7, 0.8, 0.9), few=0.0, some=0.1, all=0.0) == (True, "20 %")
-    assert decided((0.7, 0.9, 0.9), few=0.0, some=0.1, all=0.0) == (True, "10 %")
-    assert decided((0.7, 0.9, 0.9), few=0.1, some=0.0, all=0.1) == (False, "not decided")
-    assert decided((0.9, 0.9, 0.9), few=0.1, some=0.0, all=0.0) == (True, "at most 5 %")
-    assert decided((0.9, 0.9, 0.9), few=0.01, some=0.1, all=0.1) == (False, "not decided")
-    assert decided((0.9, 0.9, 0.9), few=-0.1, some=0.1, all=0.1) == (False, "not decided")
-    # never reached: worse with all labels, or not decided either
-    assert decided((0.6, 0.7, 0.7), few=0.0, some=0.0, all=-0.1) == (True, "not reached")
-    assert decided((0.6, 0.7, 0.79), few=-0.1, some=-0.1, all=-0.01) == (False, "not decided")
-    # nothing to compare says nothing
-    assert not matches(found, [], "scratch")[0].decided
+    def bounds(*values: float) -> tuple[float | None, float | None]:
+        """Where dual at 5, 20 and 100 % of the labels differs so from scratch with all, each ± 0.02."""
+        moved, of_fraction = [], dict(zip((0.05, 0.2, 1.0), values, strict=False))
+        for of in to_all:
+            if of.init == "dual" and of.fraction in of_fraction:
+                at = of_fraction[of.fraction]
+                compared = replace(of.comparison, difference=Score(at, at - 0.02, at + 0.02))
+                moved.append(replace(of, comparison=compared))
+        match = matches(found, moved, "scratch")[0]
+        assert match.decided == ((match.worse_at, match.better_at) != (None, None))
+        assert (match.row()["worse_at"], match.row()["better_at"]) == (match.worse_at, match.better_at)
+        return match.worse_at, match.better_at
+
+    assert bounds(-0.1, 0.01, 0.1) == (0.05, 1.0)
+    assert bounds(-0.1, 0.1, 0.1) == (0.05, 0.2)
+    assert bounds(0.1, 0.1, 0.1) == (None, 0.05)
+    assert bounds(-0.1, -0.1, -0.1) == (1.0, None)
+    assert bounds(0.1, -0.1, 0.0) == (0.2, None)  # better by chance below a share at which it is worse
+    assert bounds(0.01, 0.01, 0.01) == (None, None)
+    assert bounds() == (None, None)
 
 
 def test_scores_by_organ_and_source_are_those_of_their_images(tables) -> None:

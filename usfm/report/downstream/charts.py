@@ -18,6 +18,7 @@ from usfm.report.template import percent, share
 __all__ = [
     "LEAST_ANSWERS",
     "Claimed",
+    "bounded",
     "colours",
     "curve_chart",
     "difference_chart",
@@ -58,14 +59,19 @@ def readable(metric: str) -> str:
 
 
 def reached(match: Match) -> str:
-    """The fraction of a match for a reader; "not decided" where the paired difference does not bear it out."""
-    if not match.decided:
-        return "not decided"
+    """The fraction of a match for a reader, read off the curve of means."""
     if match.fraction is None:
         return "not reached"
     if match.fraction <= match.least:
         return f"at most {share(match.least)}"
     return percent(match.fraction, 0 if match.fraction >= 0.095 else 1)
+
+
+def bounded(match: Match) -> str:
+    """Between which tried fractions a match lies, as far as paired differences decide it."""
+    sides = (("worse", "with", match.worse_at), ("better", "with", match.better_at))
+    said = [f"{what} {how} {share(at)}" for what, how, at in sides if at is not None]
+    return ", ".join(said) or "not decided"
 
 
 def curve_chart(
@@ -77,8 +83,7 @@ def curve_chart(
         points: of one task.
         inits: names in the order of the legend.
         base: whose score with all labels is drawn across, dashed.
-        match: the fraction at which an initialisation has that score; marked by a line down to the axis, or said
-            in grey to be not decided.
+        match: the fraction at which an initialisation has that score; marked by a line down to the axis.
     """
     colour_of = colours(inits, base)
     with matplotlib.rc_context(STYLE):
@@ -118,17 +123,12 @@ def _draw_match(
         return
     level, bottom = whole[0].score.value, axes.get_ylim()[0]
     axes.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
-    if match is not None and not match.decided:
-        axes.annotate(
-            f"labels of {match.init} that equal {base} with all: not decided", (1, bottom), (-6, 5),
-            xycoords=axes.get_yaxis_transform(), textcoords="offset points", fontsize=8, color=MUTED, ha="right",
-        )  # fmt: skip
-    elif match is not None and match.fraction is not None:
+    if match is not None and match.fraction is not None:
         axes.vlines(match.fraction, bottom, level, color=colour_of[match.init], linewidth=1.3,
                     linestyle=(0, (2, 2)), zorder=2)  # fmt: skip
         left = match.fraction < 0.15
         axes.annotate(
-            f"{reached(match)} of labels = {base} with all", (match.fraction, bottom),
+            f"{reached(match)} of labels = {base} with all\n({bounded(match)})", (match.fraction, bottom),
             (6 if left else -6, 5), textcoords="offset points", fontsize=8, color=INK,
             ha="left" if left else "right",
         )  # fmt: skip

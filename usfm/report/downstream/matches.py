@@ -1,6 +1,6 @@
 """What a score was worth in labels: the share of them that gives an initialisation the base's score with all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,12 +20,12 @@ class Match:
         init: initialisation.
         base: the other one.
         target: its score with all labels.
-        fraction: interpolated between the points of the curve of means, which has no interval of its own; None = no
-            point of it reaches the score.
+        fraction: interpolated between the points of the curve of means; None = no point of it reaches the score.
         least: the smallest fraction that was tried; a match there may lie lower still.
-        decided: whether the paired difference to the base bears it out: better at the smallest compared fraction
-            that is not below the match; where no point reaches the score, worse at the largest. Else the curves may
-            cross by chance.
+        worse_at: the largest tried fraction at which it is still worse than the base with all labels (paired, the
+            whole interval); None = at none.
+        better_at: the smallest tried fraction above that at which it is better; None = at none. The match lies
+            between the two; without either of them nothing is decided.
     """
 
     task: str
@@ -34,19 +34,25 @@ class Match:
     target: float
     fraction: float | None
     least: float
-    decided: bool
+    worse_at: float | None = None
+    better_at: float | None = None
+
+    @property
+    def decided(self) -> bool:
+        """Whether a paired difference bounds the match from one side at least."""
+        return self.worse_at is not None or self.better_at is not None
 
     def row(self) -> dict[str, Any]:
         """One line of matches.csv."""
         return asdict(self)
 
 
-def matches(found: Sequence[Point], compared: Sequence[Difference], base: str | None) -> list[Match]:
+def matches(found: Sequence[Point], to_all: Sequence[Difference], base: str | None) -> list[Match]:
     """For every initialisation, the fraction at which it equals the base with all labels.
 
     Args:
         found: points of one task.
-        compared: its paired differences.
+        to_all: its paired differences to the base with all labels (`points.differences_to_all`).
         base: initialisation; without a point of it with all labels there are no matches.
     """
     whole = [point for point in found if point.init == base and point.fraction == 1.0]
@@ -55,15 +61,10 @@ def matches(found: Sequence[Point], compared: Sequence[Difference], base: str | 
         curve = {point.fraction: point.score.value for point in found if point.init == init}
         target, task = whole[0].score.value, whole[0].task
         fraction = fraction_to_match(curve, target, HIGHER_IS_BETTER[whole[0].metric])
-        verdicts = {of.fraction: of.verdict for of in compared if (of.init, of.base) == (init, base)}
-        decided = _decided(verdicts, fraction)
-        made.append(Match(task, init, whole[0].init, target, fraction, min(curve), decided))
+        verdict = {of.fraction: of.verdict for of in to_all if (of.init, of.base) == (init, base)}
+        worse_at = max((at for at, said in verdict.items() if said == "worse"), default=None)
+        better = (at for at, said in verdict.items() if said == "better" and at > (worse_at or 0.0))
+        made.append(
+            Match(task, init, whole[0].init, target, fraction, min(curve), worse_at, min(better, default=None))
+        )
     return made
-
-
-def _decided(verdicts: Mapping[float, str], fraction: float | None) -> bool:
-    """See `Match.decided`; `verdicts` by compared fraction."""
-    if fraction is None:
-        return bool(verdicts) and verdicts[max(verdicts)] == "worse"
-    above = [at for at in verdicts if at >= fraction * (1 - 1e-9)]  # it was the exponential of a logarithm
-    return bool(above) and verdicts[min(above)] == "better"

@@ -21,6 +21,7 @@ __all__ = [
     "Difference",
     "Point",
     "differences",
+    "differences_to_all",
     "mean_score_of_runs",
     "pairs",
     "points",
@@ -75,13 +76,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of `init` minus that of `base` at one fraction, paired by test patient and by seed.
+    """Score of `init` minus that of `base`, paired by test patient and by seed.
 
     Attributes:
         task: name.
         init: initialisation.
         base: the one it is compared with.
-        fraction: of the training labels.
+        fraction: of the training labels, of `init`.
+        base_fraction: the same of `base`.
         comparison: the difference, its interval and two tests of it.
     """
 
@@ -89,6 +91,7 @@ class Difference:
     init: str
     base: str
     fraction: float
+    base_fraction: float
     comparison: Comparison
 
     @property
@@ -108,9 +111,10 @@ class Difference:
         of = self.comparison
         return {
             "task": self.task, "init": self.init, "base": self.base, "fraction": self.fraction,
-            "metric": of.metric, "difference": self.score.value, "low": self.score.low, "high": self.score.high,
-            "p_permutation": of.p_permutation, "p_wilcoxon": of.p_wilcoxon, "seeds": of.seeds,
-            "test_items": of.items, "test_groups": of.groups, "verdict": self.verdict,
+            "base_fraction": self.base_fraction, "metric": of.metric, "difference": self.score.value,
+            "low": self.score.low, "high": self.score.high, "p_permutation": of.p_permutation,
+            "p_wilcoxon": of.p_wilcoxon, "seeds": of.seeds, "test_items": of.items, "test_groups": of.groups,
+            "verdict": self.verdict,
         }  # fmt: skip
 
 
@@ -145,6 +149,18 @@ def differences(tables: SweepTables, task: str) -> list[Difference]:
     return _differences(tables, task, lambda row: True)
 
 
+def differences_to_all(tables: SweepTables, task: str) -> list[Difference]:
+    """Every point of the others minus the one from scratch with all labels; none without that one."""
+    if tables.base is None:
+        return []
+    whole = (tables.base, 1.0)
+    of_task = tables.done[(tables.done.task == task) & (tables.done.init != tables.base)]
+    tried = {(str(init), float(fraction)) for init, fraction in zip(of_task.init, of_task.fraction, strict=True)}
+    ordered = sorted(tried, key=lambda point: (tables.inits.index(point[0]), point[1]))
+    made = [_difference(tables, task, point, whole, lambda row: True) for point in ordered]
+    return [of for of in made if of is not None]
+
+
 def unseen_differences(tables: SweepTables, task: str) -> list[Difference]:
     """The same over the images that ingest held out for validation or test.
 
@@ -158,17 +174,30 @@ def unseen_differences(tables: SweepTables, task: str) -> list[Difference]:
 
 def _differences(tables: SweepTables, task: str, keep: Callable[[Mapping[str, Any]], bool]) -> list[Difference]:
     of_task = tables.done[tables.done.task == task]
-    metric = str(of_task.metric.iloc[0])
-    made = []
-    for init, base in pairs(tables):
-        for fraction in sorted(set(of_task.fraction)):
-            first, second = (_kept(tables.runs(task, name, fraction), keep) for name in (init, base))
-            seeds = sorted(set(first) & set(second))
-            if seeds:
-                sides = [[runs[seed] for seed in seeds] for runs in (first, second)]
-                compared = compare(sides[0], sides[1], metric, tables.task_configs[task].class_names)
-                made.append(Difference(task, init, base, fraction, compared))
-    return made
+    made = [
+        _difference(tables, task, (init, fraction), (base, fraction), keep)
+        for init, base in pairs(tables)
+        for fraction in sorted(set(of_task.fraction))
+    ]
+    return [of for of in made if of is not None]
+
+
+def _difference(
+    tables: SweepTables,
+    task: str,
+    one: tuple[str, float],
+    other: tuple[str, float],
+    keep: Callable[[Mapping[str, Any]], bool],
+) -> Difference | None:
+    """One point minus another one, each an initialisation and a fraction; None = they have no seed in common."""
+    first, second = (_kept(tables.runs(task, *point), keep) for point in (one, other))
+    seeds = sorted(set(first) & set(second))
+    if not seeds:
+        return None
+    metric = str(tables.done[tables.done.task == task].metric.iloc[0])
+    sides = [[runs[seed] for seed in seeds] for runs in (first, second)]
+    compared = compare(sides[0], sides[1], metric, tables.task_configs[task].class_names)
+    return Difference(task, one[0], other[0], one[1], other[1], compared)
 
 
 def _kept(runs: Mapping[int, Items], keep: Callable[[Mapping[str, Any]], bool]) -> dict[int, Items]:

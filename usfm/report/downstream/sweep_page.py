@@ -5,6 +5,7 @@
     tables/differences       paired differences between initialisations
     tables/unseen            the same over images that pre-training never saw, where others were tested too
     tables/measured          errors of what the masks measure (circumference in mm), and paired differences
+    tables/to_all            paired differences of every point to the one from scratch with all labels
     tables/matches           share of the labels that gives the score from scratch with all
     tables/organs, sources   the same score on the test images of each organ, of each source
     tables/scores            all further scores with all labels
@@ -25,7 +26,7 @@ from typing import Any
 from usfm.data.left_out import left_out_text
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
-from usfm.report.downstream.charts import colours, reached, readable
+from usfm.report.downstream.charts import bounded, colours, reached, readable
 from usfm.report.downstream.sweep_task import TABLE_NAMES, task_part
 from usfm.report.downstream.tables import read_sweep, write_table
 from usfm.report.figures import css_colour
@@ -80,6 +81,7 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         readable=readable,
         robustness=robustness,
         reached=reached,
+        bounded=bounded,
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),
         own_settings=[init for init in tables.inits if tables.own_settings(init)],

@@ -17,7 +17,14 @@ from usfm.report.downstream.cases import Drawn, draw_cases, worst
 from usfm.report.downstream.charts import curve_chart, difference_chart
 from usfm.report.downstream.matches import Match, matches
 from usfm.report.downstream.measured import Measured, measured
-from usfm.report.downstream.points import Difference, Point, differences, points, unseen_differences
+from usfm.report.downstream.points import (
+    Difference,
+    Point,
+    differences,
+    differences_to_all,
+    points,
+    unseen_differences,
+)
 from usfm.report.downstream.robust import Grid, robust_grid
 from usfm.report.downstream.tables import SweepTables
 from usfm.report.template import share
@@ -25,7 +32,7 @@ from usfm.report.template import share
 __all__ = ["TABLE_NAMES", "Claim", "TaskPart", "task_part"]
 
 TABLE_NAMES = (
-    *("points", "differences", "unseen", "measured", "matches"),
+    *("points", "differences", "unseen", "measured", "to_all", "matches"),
     *("organs", "sources", "scores", "calibration", "robustness", "worst"),
 )
 FEW_LABELS = 0.2  # the share of the labels at which the paper claims that its encoder holds
@@ -126,7 +133,8 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
     most = max(point.fraction for point in found)
     by = {"organ": parts(tables, name, "organ", most), "source": parts(tables, name, "source", most),
           "score": further_scores(tables, name, most)}  # fmt: skip
-    matched = matches(found, compared, tables.base)
+    to_all = differences_to_all(tables, name)
+    matched = matches(found, to_all, tables.base)
     lead = next((init for init in inits if init != tables.base), inits[0])
     config = tables.task_configs[name]
     part = TaskPart(
@@ -150,7 +158,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
         points=[point.row() for point in part.points], differences=[of.row() for of in compared],
         unseen=[of.row() for of in part.unseen],
         measured=[one.row() for of_fraction in part.measured.values() for one in of_fraction.values()],
-        matches=[of.row() for of in matched],
+        to_all=[of.row() for of in to_all], matches=[of.row() for of in matched],
         organs=by["organ"], sources=by["source"], scores=by["score"],
         calibration=part.calibration.rows if part.calibration else [],
     )  # fmt: skip
