@@ -12,8 +12,10 @@ from typing import Any, Literal
 from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
+from usfm.data.labelled_set import LabelledSet
 from usfm.data.left_out import left_out_text
-from usfm.data.tasks import LabelledSet, TaskConfig, load_split
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_split
 from usfm.data.trained_fold import TrainedFold
 from usfm.errors import ConfigError
 from usfm.metrics.evaluation import evaluate

@@ -8,7 +8,7 @@ import torch
 from shard_factory import HEAD, ROWS, VIEW, row, write_rows
 
 from usfm.data.probe_set import ORGAN, ProbeSet, check_tasks, choose_rows, load_probe_set
-from usfm.data.tasks import TaskConfig
+from usfm.data.task_config import TaskConfig
 from usfm.errors import ConfigError, ShardError
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.train.observe.config import ProbeConfig

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from usfm.data.cleaning.config import prepared_as
+from usfm.data.fractions import fraction_rows
+from usfm.data.labelled_set import LabelledSet
 from usfm.data.shards import ShardIndex
-from usfm.data.tasks import LabelledSet, fraction_rows, load_task
+from usfm.data.tasks import load_task
 from usfm.data.trained_fold import fold_metrics
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
