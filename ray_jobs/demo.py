@@ -19,7 +19,8 @@ from ray_jobs.cluster import ClusterConfig, connect
 from ray_jobs.console import Console
 from usfm.config import Config
 from usfm.data.shard_reader import ShardReader
-from usfm.data.tasks import TaskConfig, load_task
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
 from usfm.models.bundle import read_bundle_spec
 from usfm.report.page import ReportInputs, ServeSample, StageTime, build_report

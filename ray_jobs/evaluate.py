@@ -4,7 +4,7 @@ Writes evaluation.json, the tables items, patients and robustness (.csv and .par
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,11 @@ from typing import Any, Literal
 from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
+from usfm.data.labelled_set import LabelledSet
 from usfm.data.left_out import left_out_text
-from usfm.data.location import absolute
-from usfm.data.shards import ShardIndex
-from usfm.data.tasks import LabelledSet, TaskConfig, dealing, load_split
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_split
+from usfm.data.trained_fold import TrainedFold
 from usfm.errors import ConfigError
 from usfm.metrics.evaluation import evaluate
 from usfm.models.bundle import is_bundle, load_bundle, read_bundle_spec
@@ -87,86 +88,15 @@ class _Inputs:
             )
         if config.unlisted is not None:
             task = task.model_copy(update={"unlisted": config.unlisted})
-        if task.split_by == "folds" and "fold" in spec.metrics:  # a sweep states its tasks without a fold
-            task = task.model_copy(update={"fold": int(spec.metrics["fold"])})
+        trained = TrainedFold.of(config.bundle, spec.metrics, values.get("shards"))
+        if task.split_by == "folds" and trained.fold is not None:  # a sweep states its tasks without a fold
+            task = task.model_copy(update={"fold": trained.fold})
         if config.split != "all":
-            same = _same_shards(shards, spec.metrics, values.get("shards"))
-            _require_its_fold(config, task, spec.metrics, shards, same)
+            trained.require_unseen(task, shards, config.split, config.sources)
         if config.sources is not None:
             split = {"split_by": "split", "train_sources": [], "test_sources": [], "folds": 5, "fold": 0}
             task = task.model_copy(update={"sources": config.sources, **split})
         return cls(task, shards, load_split(shards, task, config.split))
-
-
-def _same_shards(shards: str, metrics: Mapping[str, Any], trained_from: str | None) -> bool | None:
-    """Whether a bundle of a fold was trained from these shards, wherever they lie now; None = nothing says so.
-
-    Args:
-        shards: that are scored.
-        metrics: of the bundle; one from before their fingerprint was kept does not have it.
-        trained_from: the shards that the run or sweep around the bundle names; None = there is none.
-
-    Raises:
-        ShardError: there are no shards.
-    """
-    if "fold" not in metrics:
-        return None
-    if trained_from is not None and absolute(shards) == absolute(trained_from):
-        return True  # though they may have been ingested anew since
-    if "shards_fingerprint" in metrics:
-        return bool(ShardIndex.load(shards).fingerprint == metrics["shards_fingerprint"])
-    return None if trained_from is None else False
-
-
-def _require_its_fold(
-    config: EvaluateConfig, task: TaskConfig, metrics: Mapping[str, Any], shards: str, same: bool | None
-) -> None:
-    """A bundle of a fold has seen the patients of all others: its own fold has to be the one that is scored.
-
-    Args:
-        config: what is asked for.
-        task: with the bundle's fold.
-        metrics: of the bundle.
-        shards: that are scored.
-        same: whether it was trained from them; None = not known.
-
-    Raises:
-        ConfigError: other shards or sources, another kind of split, patients that were dealt into other folds, or
-            nothing says from which shards it was trained.
-    """
-    instead = "give split=all and data that it never saw"
-    leaks = f"split={config.split} would hold patients that it was trained on"
-    unknown = (
-        f"{config.bundle} was trained in folds, and neither it nor a run or sweep around it says of which shards"
-    )
-    if task.split_by != "folds":
-        if "fold" in metrics and same is not False:
-            why = f"{config.bundle} was trained in folds" if same else unknown
-            raise ConfigError(
-                f"{why}, the task has split_by={task.split_by}: {leaks if same else f'of these {leaks}'}; leave "
-                f"task out, or {instead}"
-            )
-        return
-    if "fold" not in metrics:
-        raise ConfigError(
-            f"{config.bundle} was not trained in folds, the task has split_by=folds: {leaks}; give the split_by "
-            f"that it was trained with, or {instead}"
-        )
-    if config.sources is not None or same is False:
-        raise ConfigError(
-            f"{config.bundle} was trained on other folds of its shards: split={config.split} of other shards, "
-            f"or with sources={config.sources}, would hold patients that it was trained on; leave them out, or "
-            f"{instead}"
-        )
-    expected = metrics.get("dealt")  # bundles from before it was kept do not say
-    if expected is None and same is None:
-        raise ConfigError(f"{unknown}: its fold of {shards} may hold patients that it was trained on; {instead}")
-    if expected is not None and (got := dealing(shards, task)) != expected:
-        raise ConfigError(
-            f"{config.bundle} was trained while the patients of {shards} were dealt into other folds (digest "
-            f"{expected}, now {got}), since the shards or the task have other rows now: {leaks}; give both as they "
-            f"were, or {instead}"
-        )
 
 
 def _around(bundle: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require, set_start_timeout
 from ray_jobs.console import Console
 from ray_jobs.pretrain_progress import following_run
+from usfm.data.left_out import left_out_text
 from usfm.data.location import absolute
 from usfm.data.patience import patiently
 from usfm.data.stream import ImageStream
@@ -147,7 +148,8 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     observe = for_workers(config.observe)
     config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start, "observe": observe})
     derived = _derive(config, ImageStream(config.data, config.seed))
-    check_observing(config)
+    for name, unlisted in check_observing(config).items():
+        console.warn(f"probe task {name} leaves out: {left_out_text({'all': unlisted})}")
     _resume_step(
         config, derived
     )  # before the folder says that it holds this run: refuses what cannot be gone on with

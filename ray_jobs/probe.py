@@ -18,6 +18,7 @@ import torch
 
 from ray_jobs import job
 from ray_jobs.console import Console
+from usfm.data.left_out import left_out_text
 from usfm.data.probe_set import ProbeSet, load_probe_set
 from usfm.data.shards import ShardIndex
 from usfm.errors import ConfigError
@@ -105,6 +106,7 @@ def plan(config: ProbeJobConfig) -> dict[str, Any]:
         task.name: {
             "rows": len(task.rows), "held_out": int(rows.held_out[task.rows].sum()), "protocol": task.protocol,
             "groups": len({rows.groups[n] for n in task.rows}), "left_out": task.left_out,
+            "unlisted": task.unlisted,
         }
         for task in rows.tasks
     }  # fmt: skip
@@ -114,6 +116,9 @@ def plan(config: ProbeJobConfig) -> dict[str, Any]:
 def run(config: ProbeJobConfig, console: Console) -> Path:
     """Probe, write, print; returns the output folder."""
     shape, rows, device = config.shape(), _rows(config), best_device()
+    for task in rows.tasks:
+        if said := left_out_text({"all": task.unlisted}):
+            console.warn(f"probe task {task.name} leaves out: {said}")
     torch.manual_seed(stream_key(config.seed, "init"))  # as a pre-training run of this seed
     encoder = Encoder(shape)
     if config.init == "source":

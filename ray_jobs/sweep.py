@@ -30,8 +30,10 @@ from ray_jobs.sweep_held import require_grown, require_same
 from ray_jobs.sweep_search import write_best
 from ray_jobs.sweep_table import OK, best_trials, discard_beaten, keep_best, summarise, write_tables
 from ray_jobs.sweep_tune import TUNE, Ledger, known_trials, run_study, run_trials
+from usfm.data.labelled_set import LabelledSet
 from usfm.data.left_out import left_out, left_out_text
-from usfm.data.tasks import LabelledSet, TaskConfig, load_task
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.train.inheritance import labels_behind

@@ -14,7 +14,7 @@ from ray_jobs.cluster import ClusterConfig
 from ray_jobs.finetune import absolute
 from ray_jobs.sweep_search import SearchConfig, draw, nested, read_tuned, value_at
 from usfm.config import Config
-from usfm.data.tasks import TaskConfig
+from usfm.data.task_config import TaskConfig
 from usfm.errors import ConfigError
 from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.sweep_values import LAYERS, entry_of, merged, shared_values

@@ -91,7 +91,7 @@ def keep_best(folder: Path, trials: Sequence[Trial], ledger: Ledger) -> None:
 
     One that is there already is left alone, together with what `usfm evaluate` has written into it.
     """
-    points = best_trials(_with_bundle(trials), ledger, _point).values()
+    points = best_trials([trial for trial in trials if _bundle(trial)], ledger, _point).values()
     best: dict[str, Trial] = {}
     for task in {trial.config.task.name for trial in points}:
         of_task = [trial for trial in points if trial.config.task.name == task]
@@ -114,16 +114,18 @@ def discard_beaten(trials: Sequence[Trial], ledger: Ledger) -> None:
 
     Which one is kept in the end does not depend on the order in which trials end; scores stay where they are. What
     the scheduler stopped keeps nothing to go on from either. A trial without its bundle beats none: an older sweep,
-    which preferred another one, may have deleted it.
+    which preferred another one, may have deleted it. This is called after every trial, so the ledger remembers what
+    was found and deleted: each trial that ended is looked at once.
     """
-    kept = {trial.name for trial in best_trials(_with_bundle(trials), ledger, _point).values()}
+    there = [trial for trial in trials if ledger.result(trial) and ledger.has_bundle(trial)]
+    kept = {trial.name for trial in best_trials(there, ledger, _point).values()}
     for trial in trials:
-        run_dir = Path(trial.config.run_dir)
-        if ledger.stopped(trial) and not ledger.result(trial):
-            shutil.rmtree(run_dir / "state", ignore_errors=True)
+        if trial.name not in kept and trial.name not in ledger.discarded and ledger.done(trial):
+            run_dir = Path(trial.config.run_dir)
+            if not ledger.result(trial):
+                shutil.rmtree(run_dir / "state", ignore_errors=True)
             discard_bundle(run_dir / "best")
-        elif ledger.result(trial) and trial.name not in kept:
-            discard_bundle(run_dir / "best")
+            ledger.discarded.add(trial.name)
 
 
 def summarise(table: pd.DataFrame, console: Console, folder: Path) -> None:
@@ -146,10 +148,6 @@ def summarise(table: pd.DataFrame, console: Console, folder: Path) -> None:
 def _point(trial: Trial) -> tuple[str, str, float]:
     """What the seeds of one point of a curve share."""
     return trial.config.task.name, trial.init, trial.config.fraction
-
-
-def _with_bundle(trials: Iterable[Trial]) -> list[Trial]:
-    return [trial for trial in trials if _bundle(trial)]
 
 
 def _bundle(trial: Trial) -> str:

@@ -11,6 +11,7 @@ from ray_jobs.sweep_config import Study, SweepConfig, Trial
 from ray_jobs.sweep_search import SearchRange, value_at
 from ray_jobs.sweep_trial import IN_VAIN, SCORE, run_planned, run_searched
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
+from usfm.models.bundle import is_bundle
 from usfm.train.rundir import read_config
 
 __all__ = ["TUNE", "Ledger", "known_trials", "run_study", "run_trials"]
@@ -21,11 +22,19 @@ TUNE = "tune"
 
 
 class Ledger:
-    """Which trials came to their end on these very shards and first weights, and why others did not."""
+    """Which trials came to their end on these very shards and first weights, and why others did not.
+
+    Attributes:
+        failures: why trials failed in this process, by name.
+        found: trials of a search that are done, by name.
+        discarded: names of trials whose bundles this process has deleted.
+    """
 
     def __init__(self) -> None:
         self.failures: dict[str, str] = {}
-        self.found: dict[str, Trial] = {}  # of a search, done, by name
+        self.found: dict[str, Trial] = {}
+        self.discarded: set[str] = set()
+        self._bundles: dict[str, bool] = {}  # whether the bundle was there when it was looked for
         self._inputs: dict[tuple[str, str], dict[str, str]] = {}
         self._ended: dict[tuple[str, str], dict[str, Any]] = {}  # asked for after every trial, and never changed
 
@@ -50,6 +59,12 @@ class Ledger:
         partial = Path(trial.config.run_dir) / f"{STOPPED}.partial"
         partial.write_text(json.dumps(note), encoding="utf-8")
         os.replace(partial, partial.with_name(STOPPED))
+
+    def has_bundle(self, trial: Trial) -> bool:
+        """Whether a trial that ran to its end has its bundle; looked for once, as none comes or goes by itself."""
+        if trial.name not in self._bundles:
+            self._bundles[trial.name] = is_bundle(Path(trial.config.run_dir) / "best")
+        return self._bundles[trial.name] and trial.name not in self.discarded
 
     def done(self, trial: Trial) -> bool:
         """Whether a trial need not run again."""

@@ -6,7 +6,8 @@ import pytest
 from shard_factory import HEAD as LABELLED
 
 from ray_jobs.demo import _question, _unseen
-from usfm.data.tasks import TaskConfig, load_task
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_task
 
 HEAD = TaskConfig.build({"name": "head", "kind": "segmentation", "organs": ["x"], "classes": {"head": ["*"]}})
 VIEW = TaskConfig.build(

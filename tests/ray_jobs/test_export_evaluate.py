@@ -20,7 +20,8 @@ from usfm.data import tasks
 from usfm.data.schema import ROW_SCHEMA
 from usfm.data.shards import write_index, write_shard
 from usfm.data.stream import ImageStream
-from usfm.data.tasks import TaskConfig, load_task
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_task
 from usfm.errors import CheckpointError, ConfigError, DataError
 from usfm.metrics.evaluation import evaluate as score
 from usfm.models.bundle import OURS, SPEC, load_bundle, read_bundle_spec

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shard_factory import row, write_rows
 
 from ray_jobs import pretrain as job
 from ray_jobs.cluster import RAY_ENVIRONMENT, START_TIMEOUT, set_start_timeout
@@ -15,7 +16,7 @@ from ray_jobs.console import Console
 from ray_jobs.pretrain import PretrainJobConfig, plan, run
 from ray_jobs.pretrain_progress import Problems
 from usfm.config import load_config
-from usfm.errors import ConfigError, EnvironmentProblem
+from usfm.errors import ConfigError, DataError, EnvironmentProblem
 from usfm.train.checkpoint_writer import PROBLEMS
 from usfm.train.ownership import OWNER, claim, claim_start, is_owner
 from usfm.train.rundir import open_run, read_config
@@ -51,6 +52,20 @@ def test_a_misspelt_probe_task_is_refused_by_the_driver(small_shards: Path, tmp_
     assert not (tmp_path / "run").exists()
     assert plan(config_of(small_shards, tmp_path, f"observe.probe.tasks=[{task % 'b'}]"))["resumes_at_step"] == 0
     plan(config.model_copy(update={"observe": config.observe.model_copy(update={"every": 0})}))  # nobody looks
+
+
+def test_a_label_that_a_probe_refuses_is_said_by_the_driver(tmp_path: Path) -> None:
+    """Not hours later, and not by a worker."""
+    rows = [row("heart", split, n) for split in ("train", "val") for n in range(12)]
+    shards = write_rows(tmp_path / "shards", [*rows, row("heart", "val", 40) | {"label": "covid"}])
+    task = "{name: view, kind: classification, organs: [heart], classes: {bright: [a], dark: [b]}%s}"
+    config = config_of(shards, tmp_path / "run", f"observe.probe.tasks=[{task % ''}]")
+    for starts in (plan, lambda config: run(config, Console())):
+        with pytest.raises(DataError, match="probe task view: row made/heart/val_040.png#0 says 'covid'"):
+            starts(config)
+    assert not (tmp_path / "run").exists()
+    lenient = config_of(shards, tmp_path / "run", f"observe.probe.tasks=[{task % ', unlisted: leave_out'}]")
+    assert plan(lenient)["resumes_at_step"] == 0
 
 
 def test_workers_find_the_probes_shards_from_elsewhere(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from shard_factory import HEAD, VIEW
+from shard_factory import HEAD, VIEW, row, write_rows
 
 from ray_jobs.probe import main
 from usfm.models.bundle import BundleSpec, save_bundle
@@ -91,9 +91,30 @@ def test_a_dry_run_says_rows_and_protocol_and_writes_nothing(
 ) -> None:
     assert main([str(folder / "bundle"), "--config", str(folder / "recipe.yaml"), "--dry-run"]) == 0
     plan = json.loads(capsys.readouterr().out.split("--- plan\n")[1])
-    assert plan["tasks"]["view"] == {"rows": 56, "held_out": 16, "protocol": "split", "groups": 28, "left_out": {}}
+    assert plan["tasks"]["view"] == {"rows": 56, "held_out": 16, "protocol": "split", "groups": 28, "left_out": {},
+                                     "unlisted": {}}  # fmt: skip
     assert plan["output"] == str(folder / "bundle" / "probe")
     assert not (folder / "bundle" / "probe").exists()
+
+
+def test_labels_of_no_class_are_refused_or_counted_in_the_plan_the_document_and_on_the_console(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row("heart", split, n) for split, count in (("train", 12), ("val", 8)) for n in range(count)]
+    shards = write_rows(tmp_path / "shards", [*rows, row("heart", "train", 40) | {"label": "covid"}])
+    common = [str(folder / "bundle"), f"shards={shards}", "canvas_px=64", "bootstrap=0", "organ=false"]
+    assert main([*common, f"tasks=[{json.dumps(VIEW)}]", f"output={tmp_path / 'refused'}"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "probe task view: row made/heart/train_040.png#0 says 'covid': label 'covid' is of no class" in said
+    assert not (tmp_path / "refused").exists()
+    lenient = [*common, f"tasks=[{json.dumps(VIEW | {'unlisted': 'leave_out'})}]", f"output={tmp_path / 'out'}"]
+    assert main([*lenient, "--dry-run"]) == 0
+    counts = {"label 'covid' is of no class": 1}
+    assert json.loads(capsys.readouterr().out.split("--- plan\n")[1])["tasks"]["view"]["unlisted"] == counts
+    assert main(lenient) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "probe task view leaves out: label 'covid' is of no class (1 row)" in said
+    assert json.loads((tmp_path / "out" / "probe.json").read_text())["tasks"]["view"]["unlisted"] == counts
 
 
 def test_nothing_to_probe_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from ray_jobs.console import Console
 from ray_jobs.sweep_config import Trial
 from ray_jobs.sweep_table import best_trials, discard_beaten, keep_best
 from ray_jobs.sweep_tune import Ledger
+from usfm.models import bundle as bundles
 from usfm.models.bundle import discard_bundle, is_bundle, load_bundle
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
@@ -124,6 +125,31 @@ def test_what_is_kept_does_not_depend_on_the_order_in_which_trials_end(small_sha
         assert all((Path(t.config.run_dir) / "best" / "evaluation.json").exists() for t in planned)
     assert left[0] == left[1]
     assert len(left[0]) == 1
+
+
+def test_each_trial_that_ended_is_looked_at_once(
+    small_shards: Path, tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, ledger = list(sweep.trials(config_of(small_shards, tmp_path)).values()), Ledger()
+    looks, deletions, read, unlink = [], [], bundles.read_bundle_spec, Path.unlink
+
+    def watched_read(folder: Path) -> bundles.BundleSpec:
+        looks.append(folder.parent.name)
+        return read(folder)
+
+    def watched_unlink(path: Path, missing_ok: bool = False) -> None:
+        deletions.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(bundles, "read_bundle_spec", watched_read)
+    monkeypatch.setattr(Path, "unlink", watched_unlink)
+    for number, trial in enumerate(planned):  # the last of each fraction is the best
+        end(trial, bundle, 0.5 + number / 100)
+        discard_beaten(planned, ledger)
+    assert looks == [trial.name for trial in planned]
+    assert len(deletions) == len(set(deletions)) == 2 * (len(planned) - 2)  # the spec and the weights
+    monkeypatch.undo()
+    assert len(kept(planned)) == 2
 
 
 def test_in_folds_the_lowest_fold_is_kept_in_whatever_order_trials_end(

@@ -11,7 +11,8 @@ from ray_jobs import finetune as finetune_job
 from ray_jobs.console import Console
 from ray_jobs.evaluate import EvaluateConfig
 from ray_jobs.finetune import FinetuneJobConfig
-from usfm.data.tasks import TaskConfig, load_split, load_task
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_split, load_task
 from usfm.errors import ConfigError, DataError
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune

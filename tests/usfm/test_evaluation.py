@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from usfm.data.degrade import DegradeConfig, degrade
-from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError, NonFiniteAnswer
 from usfm.metrics.enhancement import psnr
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC, batch_for, evaluate

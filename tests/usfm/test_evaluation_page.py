@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from shard_factory import HEAD
 
-from usfm.data.tasks import TaskConfig, load_task
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_task
 from usfm.metrics.evaluation import evaluate
 from usfm.models.bundle import BundleSpec
 from usfm.models.encoder import EncoderConfig

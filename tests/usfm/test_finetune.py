@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shard_factory import HEAD, VIEW
 
-from usfm.data.tasks import TaskConfig, label_fraction, load_task
+from usfm.data.fractions import label_fraction
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_task
 from usfm.errors import CheckpointError, ConfigError, DataError
 from usfm.metrics.classification import balanced_accuracy, confusion
 from usfm.metrics.segmentation import dice

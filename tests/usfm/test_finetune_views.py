@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from shard_factory import HEAD, VIEW, row, write_rows
 
 from usfm.data.degrade import degrade
-from usfm.data.tasks import LabelledSet, load_task
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.tasks import load_task
 from usfm.errors import ConfigError
 from usfm.losses.classification import classification_loss, multilabel_loss
 from usfm.losses.regression import regression_loss

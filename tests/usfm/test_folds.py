@@ -11,16 +11,9 @@ from shard_factory import HEAD, VIEW, row, write_rows
 
 from usfm.data import tasks
 from usfm.data.folds import NO_FOLD, deal, dealt_digest, group_folds
+from usfm.data.fractions import fraction_rows, label_fraction, strata
 from usfm.data.task_config import TaskConfig
-from usfm.data.tasks import (
-    dealing,
-    fraction_rows,
-    label_fraction,
-    load_folds,
-    load_split,
-    load_task,
-    strata,
-)
+from usfm.data.tasks import dealing, load_folds, load_split, load_task
 from usfm.errors import ConfigError, DataError
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from shard_factory import HEAD, VIEW, png, row, write_rows
 
+from usfm.data.fractions import strata
 from usfm.data.labelled_rows import choose_labelled
 from usfm.data.left_out import left_out, left_out_text
 from usfm.data.mask_measures import ellipse_perimeter, foreground_area
 from usfm.data.task_config import TaskConfig
-from usfm.data.tasks import load_task, strata
+from usfm.data.tasks import load_task
 from usfm.errors import ConfigError, DataError
 
 FINDINGS = {"name": "findings", "kind": "multilabel", "organs": ["heart"],

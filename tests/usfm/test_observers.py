@@ -11,7 +11,7 @@ from shard_factory import HEAD, VIEW
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_pretrain import config_of, weights
 
-from usfm.errors import ConfigError, EnvironmentProblem, UnreadableFile
+from usfm.errors import ConfigError, DataError, EnvironmentProblem, UnreadableFile
 from usfm.models.objectives import OBJECTIVES
 from usfm.train.context import PlainContext
 from usfm.train.journal import read_journal, scalars_of
@@ -189,7 +189,7 @@ def test_what_cannot_be_looked_at_is_said_and_the_run_goes_on(
     ]
 
 
-@pytest.mark.parametrize("error", [EnvironmentProblem, UnreadableFile, OSError])
+@pytest.mark.parametrize("error", [EnvironmentProblem, UnreadableFile, DataError, OSError])
 def test_probe_rows_that_cannot_be_read_are_no_reason_to_stop(
     small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     error: type[Exception],

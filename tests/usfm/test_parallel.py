@@ -120,6 +120,8 @@ def spread(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Spre
         config = made.of(f"observed/{parallel}/run", observe=OBSERVE, speed={"parallel": parallel})
         lines.append((line_of(config), 0))
     lines.append((line_of(made.of("uneven/fsdp", speed=SHARDED, **UNEVEN)), 2))
+    unknown = VIEW | {"classes": {"bright": ["a"], "oblique": ["c"]}}
+    lines.append((line_of(made.of("unscored", observe=OBSERVE | {"probe": {"tasks": [unknown]}})), 2))
     program, planned = made.folder / "program.py", made.folder / "lines.json"
     program.write_text(PROGRAM)
     planned.write_text(json.dumps(lines))
@@ -182,6 +184,12 @@ def test_lanes_that_do_not_divide_evenly_weigh_the_same(spread: Spread) -> None:
     assert len(two) == STEPS
     assert np.allclose(two, one, rtol=2e-3)
     assert "is not workers" in spread.said  # of shards
+
+
+@pytest.mark.slow
+def test_a_probe_task_that_cannot_be_scored_is_refused_by_every_process(spread: Spread) -> None:
+    assert spread.said.count("probe task view: class 'oblique' come from 0 known patients") == 2
+    assert not (spread.folder / "unscored").exists()
 
 
 def test_recomputing_changes_nothing_and_drops_the_same_paths(small_shards: Path, tmp_path: Path) -> None:

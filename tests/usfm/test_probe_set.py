@@ -1,5 +1,6 @@
 """Rows for probes: patients apart, many patients before many frames, and results that can be compared."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from shard_factory import HEAD, ROWS, VIEW, row, write_rows
 
-from usfm.data.probe_set import ORGAN, ProbeSet, check_tasks, choose_rows, load_probe_set
-from usfm.data.tasks import TaskConfig
-from usfm.errors import ConfigError, ShardError
+from usfm.data.probe_rows import ORGAN, check_tasks, choose_rows
+from usfm.data.probe_set import ProbeSet, load_probe_set
+from usfm.data.task_config import TaskConfig
+from usfm.errors import ConfigError, DataError, ShardError
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.train.observe.config import ProbeConfig
 from usfm.train.observe.features import Features, extract
@@ -145,6 +147,42 @@ def test_tasks_are_checked_by_their_labels_alone(small_shards: Path, tmp_path: P
     clean = TaskConfig.build({"name": "clean", "kind": "enhancement", "organs": ["heart"], "degrade": {}})
     with pytest.raises(ConfigError, match="probe task clean is of kind enhancement"):
         check_tasks(str(small_shards), [clean])
+
+
+def test_a_label_of_no_class_is_refused_with_its_row_or_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [row("heart", split, n) for split in ("train", "val") for n in range(8)]
+    rows += [row("heart", "train", n) | {"label": label} for n, label in ((20, "a "), (21, ""), (22, ""))]
+    rows += [row("heart", "train", 23) | {"source": "elsewhere", "label": "other"}]
+    shards = str(write_rows(tmp_path, rows))
+    here = VIEW | {"sources": ["made"]}
+    said = (
+        "probe task view: row made/heart/train_020.png#0 says 'a ': label 'a ' is of no class; expected a label "
+        "that a class lists (bright: 'a'; dark: 'b'). Mend it and ingest again, list it under a class, name the "
+        "`sources` that are meant, or give the task `unlisted: leave_out`"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
+        check_tasks(shards, [TaskConfig.build(here)])
+    with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
+        load_probe_set(shards, [TaskConfig.build(here)], True, "split", 9, 64)
+    lenient = TaskConfig.build(here | {"unlisted": "leave_out"})
+    counts = {"label '' is of no class": 2, "label 'a ' is of no class": 1}
+    assert check_tasks(shards, [lenient]) == {"view": counts}
+    (task,) = load_probe_set(shards, [lenient], False, "split", 9, 64).tasks
+    assert (task.unlisted, len(task.rows)) == (counts, 16)
+
+
+def test_a_mask_class_of_no_class_is_refused_with_its_row_or_background(tmp_path: Path) -> None:
+    rows = [row("fetal_head", split, n) for split in ("train", "val") for n in range(4)]
+    rows[2]["mask_classes"] = '{"1": "cyst"}'
+    shards, asked = str(write_rows(tmp_path, rows)), HEAD | {"classes": {"head": ["head"]}}
+    said = "^probe task head: row made/fetal_head/train_002.png#0: its mask has 'cyst', which no class names; exp"
+    with pytest.raises(DataError, match=said):
+        check_tasks(shards, [TaskConfig.build(asked)])
+    lenient = TaskConfig.build(asked | {"unlisted": "leave_out"})
+    (task,) = load_probe_set(shards, [lenient], False, "split", 9, 64).tasks
+    assert task.unlisted == {"its mask has 'cyst', which no class names": 1}
+    assert [bool(mask.any()) for mask in task.masks] == [r is not rows[2] for r in rows]
+    assert check_tasks(shards, [TaskConfig.build(HEAD)]) == {}
 
 
 def test_a_task_whose_shards_cannot_be_read_is_no_wrong_task(tmp_path: Path) -> None:

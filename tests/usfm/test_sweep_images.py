@@ -11,7 +11,8 @@ import yaml
 from page_reading import Page
 from sweep_factory import TASKS, write_sweep
 
-from usfm.data.tasks import TaskConfig, load_folds, load_split, load_task
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_folds, load_split, load_task
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune

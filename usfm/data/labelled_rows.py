@@ -15,7 +15,7 @@ from usfm.data.mask_measures import ellipse_perimeter, foreground_area
 from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
 
-__all__ = ["LabelledRow", "choose_labelled", "remap"]
+__all__ = ["LabelledRow", "choose_labelled", "remap", "unlisted_in_label", "unlisted_in_mask", "unlisted_row"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +61,42 @@ def choose_labelled(
             )
         made, unknown = (None, "") if lacking else _read(row, task)
         if unknown and task.unlisted == "refuse":
-            said = "" if task.kind == "segmentation" else f" says {row['label']!r}"
-            raise DataError(
-                f"task {task.name}: row {row['id']}{said}: {unknown}; expected {_expected(task)}. Mend it and "
-                "ingest again, list it under a class, name the `sources` that are meant, or give the task "
-                "`unlisted: leave_out`"
-            )
+            raise unlisted_row(task, row["id"], row["label"], unknown)
         if lacking or unknown:
             left_out[f"no {lacking}" if lacking else unknown] += 1
         if made is not None:
             chosen.append(made)
     return chosen, dict(sorted(left_out.items()))
+
+
+def unlisted_row(task: TaskConfig, row: str, label: str, unknown: str, what: str = "task") -> DataError:
+    """The error of a task that refuses what it does not know (`TaskConfig.unlisted`).
+
+    Args:
+        task: that refuses.
+        row: id of the first such row.
+        label: of the row.
+        unknown: what of it the task does not know.
+        what: asks: "task" or "probe task".
+    """
+    said = "" if task.kind == "segmentation" else f" says {label!r}"
+    return DataError(
+        f"{what} {task.name}: row {row}{said}: {unknown}; expected {_expected(task)}. Mend it and ingest again, "
+        "list it under a class, name the `sources` that are meant, or give the task `unlisted: leave_out`"
+    )
+
+
+def unlisted_in_label(label: str, task: TaskConfig) -> str:
+    """Why the label of a classification's row is of no class; "" = it is of one."""
+    listed = any(label in labels for labels in task.classes.values())
+    return "" if listed else f"label {label!r} is of no class"
+
+
+def unlisted_in_mask(names: Mapping[str, str], task: TaskConfig) -> str:
+    """What of a segmentation's mask no class names; "" = nothing."""
+    listed = {label for labels in task.classes.values() for label in labels}
+    strange = sorted(set(names.values()) - listed) if "*" not in listed else []
+    return f"its mask has {strange[0]!r}, which no class names" if strange else ""
 
 
 def _expected(task: TaskConfig) -> str:
@@ -112,15 +137,11 @@ def _read(row: Mapping[str, Any], task: TaskConfig) -> tuple[LabelledRow | None,
                 f"task {task.name}: row {row['id']} has a mask with the value {unnamed[0]}, which its mask_classes "
                 f"{names} do not name; name it in the source and ingest again"
             )
-        listed = {label for labels in task.classes.values() for label in labels}
-        strange = sorted(set(names.values()) - listed) if "*" not in listed else []
-        unknown = f"its mask has {strange[0]!r}, which no class names" if strange else ""
-        return LabelledRow(row, 0, [], remap(stored, names, task)), unknown
+        return LabelledRow(row, 0, [], remap(stored, names, task)), unlisted_in_mask(names, task)
     class_of = {label: k for k, labels in enumerate(task.classes.values()) for label in labels}
     if task.kind == "classification":
-        found = class_of.get(row["label"])
-        unknown = f"label {row['label']!r} is of no class"
-        return (None, unknown) if found is None else (LabelledRow(row, found, [], None), "")
+        unknown = unlisted_in_label(row["label"], task)
+        return (None, unknown) if unknown else (LabelledRow(row, class_of[row["label"]], [], None), "")
     said = [name.strip() for name in row["label"].split(task.separator) if name.strip()]
     if not said:
         return None, "no label"

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from usfm.data.labelled_set import LabelledSet
 from usfm.data.task_config import TaskConfig
-from usfm.data.tasks import LabelledSet
 
 __all__ = ["left_out", "left_out_text"]
 

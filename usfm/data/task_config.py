@@ -38,9 +38,9 @@ class TaskConfig(Config):
         measure: of segmentation: also report the ellipse's circumference of the mask in mm.
         unlisted: what becomes of a row whose label no class names, be it a misspelt or an empty one (multilabel: of
             the name alone), or that has no `target` in its label: "refuse" names the first one, "leave_out" counts
-            and warns. Of segmentation: of a mask class that no class names; left out, it is background. Probes
-            (`usfm.data.probe_set`) take the rows that their classes name, whatever this says.
-        missing: what becomes of a row without the mask, the pair or the pixel size that the task needs.
+            and warns. Of segmentation: of a mask class that no class names; left out, it is background.
+        missing: what becomes of a row without the mask, the pair or the pixel size that the task needs. Probes of
+            masks (`usfm.data.probe_rows`) take the rows that have one, whatever this says.
         split_by: "split" trains and tests on the splits of ingest; "source" trains on the training and validation
             splits of some sources and tests on every row of others, none of whose labels are seen before; "folds"
             deals the known patients of all splits into folds (`usfm.data.folds`), so that runs of every fold

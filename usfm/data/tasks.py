@@ -1,95 +1,22 @@
-"""Labelled tasks from shards: decoded rows of each split, and nested label fractions that never cut a patient."""
+"""Labelled tasks from shards: decoded rows of each split, or fold."""
 
-import hashlib
-import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from usfm.data.codec import decode_grey
 from usfm.data.folds import deal, dealt_digest, parts
+from usfm.data.fractions import strata
 from usfm.data.labelled_rows import LabelledRow, choose_labelled
+from usfm.data.labelled_set import LabelledSet
 from usfm.data.schema import SPLITS
 from usfm.data.shard_reader import ShardReader
 from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
 
-__all__ = [
-    "LabelledSet",
-    "TaskConfig",
-    "dealing",
-    "fraction_rows",
-    "label_fraction",
-    "load_folds",
-    "load_split",
-    "load_task",
-    "strata",
-]
-
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """The rows of one part of a task (train, val or test), decoded.
-
-    Attributes:
-        ids: row ids.
-        groups: patient keys; a row whose patient is not known is its own group.
-        image: (n, S, S) uint8 canvases.
-        height: (n,) int64, px of the image on its canvas.
-        width: (n,) int64.
-        label: (n,) int64 class numbers (classification), else all zero.
-        target: (n, T) float32: 0 or 1 per class (multilabel), or the number in its unit (regression, T = 1);
-            else T = 0.
-        mask: (n, S, S) uint8 class numbers (segmentation); 1 = the region that the row's mask shows, all 0 where it
-            has none (enhancement, where contrast is measured between regions); else empty.
-        pair: (n, S, S) uint8 canvases of the image in high quality (enhancement with real pairs), else empty.
-        organs: organ of each row.
-        sources: source of each row.
-        licences: licence of each row.
-        splits: split of each row in the shards; pre-training saw the images of "train", without labels.
-        spacing_mm: (n,) float64 mm per pixel, NaN where not known.
-        left_out: how many rows (multilabel: or single names) the task does not use, by reason; of a task in folds
-            the same for every part, of all its rows (`usfm.data.left_out`).
-    """
-
-    ids: list[str]
-    groups: list[str]
-    image: npt.NDArray[np.uint8]
-    height: npt.NDArray[np.int64]
-    width: npt.NDArray[np.int64]
-    label: npt.NDArray[np.int64]
-    target: npt.NDArray[np.float32]
-    mask: npt.NDArray[np.uint8]
-    pair: npt.NDArray[np.uint8]
-    organs: list[str]
-    sources: list[str]
-    licences: list[str]
-    splits: list[str]
-    spacing_mm: npt.NDArray[np.float64]
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "LabelledSet":
-        """Some of the rows, copied; `left_out` stays that of all."""
-
-        def of(values: Any) -> Any:
-            if isinstance(values, np.ndarray):
-                return values[rows] if len(values) else values  # of masks or pairs that the task does not have
-            return [values[row] for row in rows] if isinstance(values, list) else values
-
-        return LabelledSet(**{name: of(values) for name, values in vars(self).items()})
-
-    def view_scale(self, task: TaskConfig) -> npt.NDArray[np.float64]:
-        """(n,) what a network's answer for each whole image is multiplied by to be the target."""
-        sides = np.sqrt(self.height * self.width)
-        return np.array([task.view_scale(s, mm) for s, mm in zip(sides, self.spacing_mm, strict=True)], np.float64)
+__all__ = ["dealing", "load_folds", "load_split", "load_task"]
 
 
 def load_task(shards: str, task: TaskConfig) -> dict[str, LabelledSet]:
@@ -259,71 +186,3 @@ def _decode(chosen: Sequence[LabelledRow], task: TaskConfig, left_out: dict[str,
         spacing_mm=np.array([row["spacing_mm"] or np.nan for row in rows], np.float64),
         left_out=left_out,
     )
-
-
-def strata(data: LabelledSet, task: TaskConfig) -> list[str]:
-    """What a label fraction keeps the shares of: classes, combinations of classes, or else sources."""
-    if task.kind == "classification":
-        return [str(k) for k in data.label]
-    if task.kind == "multilabel":
-        return ["".join(str(int(on)) for on in row) for row in data.target]
-    return data.sources
-
-
-def fraction_rows(train: LabelledSet, task: TaskConfig, fraction: float, seed: int) -> npt.NDArray[np.int64]:
-    """Rows of a training set that belong to a label fraction, ascending; see `label_fraction`."""
-    chosen = label_fraction(train.groups, strata(train, task), fraction, seed, _classes_shown(train, task))
-    return chosen.nonzero()[0]
-
-
-def _classes_shown(data: LabelledSet, task: TaskConfig) -> list[list[int]]:
-    """Numbers of the classes that each row shows; [] for a task without classes."""
-    if task.kind == "classification":
-        return [[int(k)] for k in data.label]
-    if task.kind == "multilabel":
-        return [np.flatnonzero(row).tolist() for row in data.target]
-    if task.kind == "segmentation":
-        return [np.flatnonzero(np.bincount(mask.ravel())).tolist() for mask in data.mask]
-    return []
-
-
-def label_fraction(
-    groups: Sequence[str], strata: Sequence[str], fraction: float, seed: int, shown: Sequence[Sequence[int]] = ()
-) -> npt.NDArray[np.bool_]:
-    """Rows that belong to a label fraction: whole groups, stratified, nested.
-
-    Within each stratum groups are ordered by a hash of (seed, group) and the first ceil(fraction n) are taken, so
-    the 5 % set lies inside the 10 % set of the same seed, and every stratum keeps at least one group. A class that
-    no group of these shows (it may be nowhere the most frequent one) brings in the group that would show it first.
-
-    Args:
-        groups: group of each row.
-        strata: stratum of each row (class or source); a group belongs to its most frequent one.
-        fraction: in (0, 1].
-        seed: which nested family of sets.
-        shown: classes of each row, every one of which has to be there; () = nothing is asked for.
-
-    Returns:
-        (n,) bool, True = in the fraction.
-    """
-    votes: dict[str, Counter[str]] = {}
-    for group, stratum in zip(groups, strata, strict=True):
-        votes.setdefault(group, Counter())[stratum] += 1
-    members: dict[str, list[str]] = {}
-    for group, counted in votes.items():
-        winner = min(counted, key=lambda s: (-counted[s], s))
-        members.setdefault(winner, []).append(group)
-    taken: set[str] = set()
-    drawn = {group: hashlib.blake2b(f"{seed}\x1f{group}".encode()).digest() for group in votes}
-    entry: dict[str, tuple[float, bytes]] = {}  # the fraction above which a group is taken
-    for of_stratum in members.values():
-        ordered = sorted(of_stratum, key=drawn.__getitem__)
-        taken.update(ordered[: math.ceil(round(fraction * len(ordered), 9))])
-        entry |= {group: (place / len(ordered), drawn[group]) for place, group in enumerate(ordered)}
-    first: dict[int, str] = {}
-    for group, classes in zip(groups, shown, strict=bool(shown)):
-        for number in classes:
-            first[number] = min(first.get(number, group), group, key=lambda g: entry[g])
-    # whatever the fraction is, so that the sets stay nested
-    taken.update(first.values())
-    return np.array([group in taken for group in groups], dtype=np.bool_)

@@ -9,7 +9,8 @@ from torch import nn
 
 from usfm.data.augment import whole_images
 from usfm.data.degrade import degrade
-from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.task_config import TaskConfig
 from usfm.errors import NonFiniteAnswer
 from usfm.metrics.items import class_rows, image_row, label_rows, mask_row, number_rows
 from usfm.models.windows import WindowMode, predict_canvas, predict_canvases

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
 from usfm.metrics.answers import Asking, Inputs
 from usfm.metrics.classification import confusion

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from usfm.data.labelled_set import LabelledSet
 from usfm.data.mask_measures import ellipse_perimeter
-from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.data.task_config import TaskConfig
 from usfm.kinds import PRESENT_ABOVE
 from usfm.metrics.enhancement import gcnr, neighbourhood, psnr, speckle_index, ssim
 from usfm.metrics.segmentation import dice, mask_scores, mean_over_classes

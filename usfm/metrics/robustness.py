@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from usfm.data.degrade import CORRUPTIONS, Corruption, corrupt
-from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.task_config import TaskConfig
 from usfm.metrics.evaluation import Evaluation, evaluate
 from usfm.metrics.intervals import weighted_difference, weighted_score
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, selecting_score

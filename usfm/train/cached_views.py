@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from usfm.data.tasks import fraction_rows, load_folds, load_task
+from usfm.data.fractions import fraction_rows
+from usfm.data.tasks import load_folds, load_task
 from usfm.metrics.evaluation import Evaluation, evaluate
 from usfm.models.task_model import TaskModel
 from usfm.train.context import WorkerContext

@@ -23,7 +23,9 @@ import numpy.typing as npt
 import torch
 
 from usfm.data.augment import whole_images
-from usfm.data.tasks import LabelledSet, TaskConfig, load_folds, load_task
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_folds, load_task
 from usfm.errors import DataError
 from usfm.file_hash import file_sha256
 from usfm.models.encoder import Encoder

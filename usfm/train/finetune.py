@@ -13,8 +13,11 @@ import torch
 from torch import nn
 
 from usfm.data.cleaning.config import prepared_as
+from usfm.data.fractions import fraction_rows
+from usfm.data.labelled_set import LabelledSet
 from usfm.data.shards import ShardIndex
-from usfm.data.tasks import LabelledSet, dealing, fraction_rows, load_task
+from usfm.data.tasks import load_task
+from usfm.data.trained_fold import fold_metrics
 from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
 from usfm.models.bundle import BundleSpec, load_bundle, save_bundle
@@ -220,15 +223,9 @@ def _spec(
             f"val_{METRIC[task.kind]}": score,
             "fraction": config.fraction,
             "init": Path(config.init).name,
-            **(_fold(config) if task.split_by == "folds" else {}),
+            **fold_metrics(config.shards, task),
         },
     )
-
-
-def _fold(config: FinetuneConfig) -> dict[str, Any]:
-    """Which patients the bundle may be tested on: that depends on all rows, and shards may be ingested anew."""
-    shards = ShardIndex.load(config.shards).fingerprint
-    return {"fold": config.task.fold, "dealt": dealing(config.shards, config.task), "shards_fingerprint": shards}
 
 
 def _keep(folder: Path, model: nn.Module, spec: BundleSpec) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from usfm.data.tasks import LabelledSet
+from usfm.data.labelled_set import LabelledSet
 from usfm.losses.classification import classification_loss, multilabel_loss
 from usfm.losses.regression import regression_loss
 from usfm.losses.restoration import restoration_loss

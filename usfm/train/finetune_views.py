@@ -11,7 +11,8 @@ from torch import nn
 
 from usfm.data.augment import crop_boxes, resample
 from usfm.data.degrade import degrade
-from usfm.data.tasks import LabelledSet, strata
+from usfm.data.fractions import strata
+from usfm.data.labelled_set import LabelledSet
 from usfm.draws import uniform
 from usfm.metrics.evaluation import Evaluation, evaluate
 from usfm.rng import stream_key

@@ -25,6 +25,7 @@ from usfm.data.stream import ImageStream
 from usfm.errors import ConfigError, UsfmError
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.determined import CUBLAS
+from usfm.train.observe.check import check_observing
 from usfm.train.pretrain import pretrain
 from usfm.train.pretrain_plan import PretrainConfig, PretrainPlan, needs_even_lanes
 from usfm.train.rundir import open_run
@@ -132,6 +133,7 @@ def _run(config: PretrainConfig, context: TorchrunContext, stop_after: int | Non
     plan = PretrainPlan.derive(config, stream, context.world_size, even=needs_even_lanes(config))
     if latest_checkpoint(Path(config.run_dir)) is None:
         check_start(config.start, plan.identity(config), plan.total_steps)
+        check_observing(config)
     if context.rank == 0:
         open_run(Path(config.run_dir), config, plan.to_json(), may_change=MAY_CHANGE)
     torch.distributed.barrier()

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.task_config import TaskConfig
 from usfm.metrics.answers import Asking
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, Items
 from usfm.models.windows import WindowConfig, predict_canvas

@@ -18,7 +18,8 @@ from typing import Any
 from markupsafe import Markup
 from torch import nn
 
-from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.task_config import TaskConfig
 from usfm.metrics.classification import reliability
 from usfm.metrics.evaluation import Evaluation
 from usfm.models.bundle import BundleSpec

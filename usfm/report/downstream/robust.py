@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from usfm.data.degrade import CORRUPTIONS, SEVERITIES
-from usfm.data.tasks import LabelledSet, TaskConfig
+from usfm.data.labelled_set import LabelledSet
+from usfm.data.task_config import TaskConfig
 from usfm.metrics.robustness import robustness
 from usfm.models.windows import WindowConfig
 

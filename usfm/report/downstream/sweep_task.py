@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from usfm.data.tasks import TaskConfig, load_task
+from usfm.data.task_config import TaskConfig
+from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
 from usfm.metrics.item_scores import HIGHER_IS_BETTER
 from usfm.models.bundle import load_bundle

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from usfm.data.tasks import TaskConfig
+from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
 from usfm.metrics.preference import preference
 from usfm.models.task_model import USFM

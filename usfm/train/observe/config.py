@@ -3,8 +3,8 @@
 from pydantic import Field
 
 from usfm.config import Config
-from usfm.data.probe_set import Protocol
-from usfm.data.tasks import TaskConfig
+from usfm.data.probe_rows import Protocol
+from usfm.data.task_config import TaskConfig
 
 __all__ = ["ObserveConfig", "ProbeConfig"]
 

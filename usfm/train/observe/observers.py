@@ -6,7 +6,9 @@ meanwhile wait at the next all-reduce, so an observation must take less than the
 in Ray Train). Weights that are spread over workers (FSDP2) are gathered first, by all of them.
 
 To watch is no reason to stop: what cannot be read or looked at is logged and left out, and the run goes on. A task
-that cannot be scored at all is refused before the first step (`check_observing` finds it before any worker starts).
+that cannot be scored at all is refused before the first step: `check_observing` finds it, and rows whose labels a
+task refuses, before any worker starts. A worker that starts again hours later and meets such a row goes on without
+probes.
 """
 
 import logging

@@ -61,8 +61,9 @@ class ProbeResult:
         of_class = dict(zip(task.classes, counts, strict=True)) if task.kind == "classification" else None
         return {
             "kind": task.kind, "protocol": task.protocol, "classes": task.classes, "left_out": task.left_out,
-            "fitted": self.fitted, "scored": len(self.ids), "scored_groups": len(set(self.groups)),
-            "scored_by_class": of_class, "scores": {name: asdict(score) for name, score in self.scores.items()},
+            "unlisted": task.unlisted, "fitted": self.fitted, "scored": len(self.ids),
+            "scored_groups": len(set(self.groups)), "scored_by_class": of_class,
+            "scores": {name: asdict(score) for name, score in self.scores.items()},
         }  # fmt: skip
 
 
