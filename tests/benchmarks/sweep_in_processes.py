@@ -6,7 +6,8 @@ For a GPU machine that has no Ray, and for what Tune adds to a sweep. A trial th
 one that fails, for whatever reason, is listed with it; a process that is killed takes the trials that wait with
 it, and the same command again goes on. Unlike `usfm sweep` it keeps every bundle, computes no features once for
 all trials, and writes results.csv, items.parquet and best/, but no report. Of a search only the random one, whose
-points are known before it starts; it leaves `best.yaml`.
+points are known before it starts; it leaves `best.yaml`. The exit status is 1 where no trial has a result, those of
+earlier commands included.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from ray_jobs.job import RECIPES  # noqa: E402
 from ray_jobs.sweep_config import PLACEMENT, TABLE, SweepConfig, trials  # noqa: E402
 from ray_jobs.sweep_held import require_grown, require_same  # noqa: E402
 from ray_jobs.sweep_search import write_best  # noqa: E402
-from ray_jobs.sweep_table import best_trials, keep_best, summarise, write_tables  # noqa: E402
+from ray_jobs.sweep_table import OK, best_trials, keep_best, summarise, write_tables  # noqa: E402
 from ray_jobs.sweep_tune import Ledger  # noqa: E402
 from usfm.config import load_config  # noqa: E402
 from usfm.errors import UsfmError  # noqa: E402
@@ -38,7 +39,7 @@ from usfm.train.rundir import open_run  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Command line; returns the exit status: 1 = no trial has a result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="name of a recipe, or a YAML file")
     parser.add_argument("--processes", type=int, default=2, help="trials beside each other")
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_best(folder / "best.yaml", [(task, init, trial.searched) for (task, init), trial in best.items()])
     summarise(table, console, folder)
     print(f"{len(waiting)} trials, {options.processes} at a time, {time.monotonic() - began:.0f} s")
-    return 0
+    return 0 if (table.status == OK).any() else 1
 
 
 def reason_of(job: "Future[str]") -> str:

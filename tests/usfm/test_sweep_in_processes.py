@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -66,6 +66,19 @@ def test_a_trial_that_fails_for_any_reason_is_a_row_and_changed_settings_are_ref
         recipe.write_text(yaml.safe_dump(asked | change))
         with pytest.raises(ConfigError, match=said):
             sweep_in_processes.main(["--config", str(recipe), "--processes", "1"])
+
+
+def test_the_exit_status_is_1_where_no_trial_has_a_result(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "sweep.yaml"
+    recipe.write_text(yaml.safe_dump({
+        "run_dir": str(tmp_path / "sweep"), "shards": str(small_shards), "tasks": [{**VIEW, "canvas_px": 64}],
+        "inits": {"scratch": "scratch"}, "fractions": [1.0], "seeds": [0, 1], "finetune": FINETUNE,
+    }))  # fmt: skip
+    monkeypatch.setattr(sweep_in_processes, "ProcessPoolExecutor", lambda count, **_: ThreadPoolExecutor(count))
+    assert sweep_in_processes.main(["--config", str(recipe), "--seconds=-1"]) == 1
+    assert list(pd.read_csv(tmp_path / "sweep" / "results.csv").status) == ["not started in time"] * 2
 
 
 def test_a_killed_process_is_the_reason_of_all_that_waited() -> None:

@@ -192,8 +192,8 @@ def test_what_starts_from_scratch_is_the_base_by_any_name(tmp_path: Path) -> Non
     folder = write_sweep(tmp_path, tasks=("head",), inits=("dual", "unet"), fractions=(1.0,), seeds=(0,), items=4)
     config = yaml.safe_load((folder / "config.yaml").read_text())
 
-    def base(dual: object, shared: dict) -> str | None:
-        changed = {**config, "inits": {**config["inits"], "dual": dual}, "finetune": shared}
+    def base(dual: object, shared: dict, **layers: dict) -> str | None:
+        changed = {**config, "inits": {**config["inits"], "dual": dual}, "finetune": shared, **layers}
         (folder / "config.yaml").write_text(yaml.safe_dump(changed))
         return read_sweep(folder).base
 
@@ -202,6 +202,11 @@ def test_what_starts_from_scratch_is_the_base_by_any_name(tmp_path: Path) -> Non
     assert base({"optim": {"lr": 1e-3}}, {"init": "runs/pretrain"}) is None
     assert base({"init": "runs/pretrain"}, {}) is None  # and the U-Net is another network
     assert base({"network": "resnet18"}, {}) is None
+    # layers of single tasks: every task that it is tried in has to start so
+    assert base({}, {"init": "runs/pretrain"}, per_task={"head": {"init": "scratch"}}) == "dual"
+    assert base({}, {}, per_task={"head": {"init": "runs/pretrain"}}) is None
+    assert base("scratch", {}, tuned={"head": {"dual": {"network": "resnet18"}}}) is None
+    assert base("scratch", {}, per_task={"other": {"network": "resnet18"}}) == "dual"
 
 
 def test_a_search_is_no_table_of_fractions(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from usfm.models.task_model import USFM
 from usfm.train.durable import replace_file
 from usfm.train.finetune_config import SCRATCH
 from usfm.train.rundir import read_config
-from usfm.train.sweep_values import shared_values
+from usfm.train.sweep_values import entry_of, shared_values
 
 __all__ = ["SweepTables", "read_sweep", "write_table"]
 
@@ -103,16 +103,14 @@ class SweepTables:
     def own_settings(self, init: str) -> dict[str, Any]:
         """What the config says of an initialisation beyond what it starts from and where it is tried."""
         places = ("init", "network", "tasks", "fractions")
-        return {key: value for key, value in self._stated(init).items() if key not in places}
-
-    def _stated(self, init: str) -> dict[str, Any]:
-        stated = self.config.get("inits", {}).get(init, {})
-        return {"init": stated} if isinstance(stated, str) else dict(stated)
+        stated = entry_of(self.config.get("inits", {}).get(init, {}))
+        return {key: value for key, value in stated.items() if key not in places}
 
     def _is_scratch(self, name: str) -> bool:
-        """Whether an initialisation is our network without pre-training; `finetune` holds unless it says more."""
-        values = {"init": SCRATCH, "network": USFM, **self.config.get("finetune", {}), **self._stated(name)}
-        return bool(values["init"] == SCRATCH and values["network"] == USFM)
+        """Whether an initialisation is our network without pre-training, in every task that it is tried in."""
+        tasks = self.results[self.results.init == name].task.unique()
+        networks = (shared_values(self.config, task, name).get("network", USFM) for task in tasks)
+        return all(self.start(task, name) == SCRATCH for task in tasks) and all(one == USFM for one in networks)
 
     @cached_property
     def _by_run(self) -> dict[tuple[str, str, float, int], list[dict[str, Any]]]:
