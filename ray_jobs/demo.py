@@ -167,8 +167,8 @@ def _unseen(shards: str, task: TaskConfig, archive: Path) -> tuple[str, bytes, b
     """Name and bytes of a test image (the source's own file where it is at hand), and a picture of it."""
     wanted = load_task(shards, task)["test"].ids[0]
     reader = ShardReader(shards)
-    # a fold is no split of ingest
-    whole = task.split_by == "folds"
+    # a task in folds, or one that tests on other sources, tests rows of all splits of ingest
+    whole = task.split_by != "split"
     files = [f for f in reader.index.files if f.organ in task.organs and (whole or f.split == "test")]
     row = next(row for row in reader.table(files).to_pylist() if row["id"] == wanted)
     name = row["id"].removeprefix(row["source"] + "/").rsplit("#", 1)[0]

@@ -24,9 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=20, help="files of a block")
     options = parser.parse_args(arguments)
     with (options.corpus / "manifest.csv").open(encoding="utf-8", newline="") as file:
-        rows = sorted(
-            (row for row in csv.DictReader(file) if row["source"] == options.source), key=lambda r: r["path"]
-        )
+        rows = [row for row in csv.DictReader(file) if row["source"] == options.source]
     rows.sort(key=lambda row: row["path"])
     if not rows:
         parser.error(f"no rows of {options.source} in {options.corpus / 'manifest.csv'}")

@@ -19,6 +19,7 @@ from usfm.models.bundle import load_bundle
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
+from usfm.train.finetune_loss import TaskLoss
 from usfm.train.journal import read_journal
 
 ENCODER = {"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
@@ -162,6 +163,18 @@ def test_a_wrong_start_is_refused(small_shards: Path, tmp_path: Path) -> None:
         finetune(config_of(small_shards, tmp_path, VIEW, encoder=None), PlainContext())
     with pytest.raises(CheckpointError, match="neither a pre-training run nor an exported model"):
         finetune(config_of(small_shards, tmp_path, VIEW, init=str(tmp_path)), PlainContext())
+
+
+def test_an_operation_without_a_deterministic_algorithm_is_said_with_a_way_out_that_there_is(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(self: TaskLoss, answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("histc does not have a deterministic implementation")
+
+    monkeypatch.setattr(TaskLoss, "__call__", loss)
+    with pytest.raises(ConfigError, match=r"histc .* on a GPU") as told:
+        finetune(config_of(small_shards, tmp_path, VIEW), PlainContext(torch.device("cpu")))
+    assert "speed." not in str(told.value)  # a key of pre-training
 
 
 def test_scores_by_hand() -> None:

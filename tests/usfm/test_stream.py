@@ -1,9 +1,11 @@
 """The stream from shards: damage, remote shards, sources within organs."""
 
+import errno
 import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,10 @@ from usfm.data.stream import ImageStream, StreamConfig, _of_process
 from usfm.errors import EnvironmentProblem, ShardError
 
 SAMPLES = np.arange(192)
+
+
+def raised(error: Exception) -> NoReturn:
+    raise error
 
 
 def stream_of(shards: Path | str, **values) -> ImageStream:
@@ -222,6 +228,36 @@ def test_a_copy_that_another_process_evicts_before_it_is_opened_is_fetched_again
     other = CacheConfig(folder=str(tmp_path / "small"))
     with pytest.raises(EnvironmentProblem, match="limit_gb"):  # no reason to replace its samples
         stream_of(str(remote), cache=other).read(SAMPLES)
+
+
+def test_a_local_copy_that_cannot_be_opened_for_a_moment_is_waited_for(
+    remote: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures, waits, memory_map = [OSError(errno.EMFILE, "too many open files")], [], pa.memory_map
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    monkeypatch.setattr(pa, "memory_map", lambda path: raised(failures.pop()) if failures else memory_map(path))
+    reader = ShardReader(remote, CacheConfig(folder=str(tmp_path / "cache")))
+    assert reader.batch(reader.index.files[0].path).num_rows == reader.index.files[0].rows
+    assert waits == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EMFILE, "too many open files"), EnvironmentProblem),
+        (PermissionError(errno.EACCES, "permission denied"), ShardError),
+    ],
+)
+def test_a_local_copy_that_cannot_be_opened_at_all_is_told_of(
+    remote: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, told: type[Exception]
+) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(patience.time, "sleep", lambda pause: None)
+    monkeypatch.setattr(patience.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(pa, "memory_map", lambda path: raised(error))
+    reader = ShardReader(remote, CacheConfig(folder=str(tmp_path / "cache")))
+    with pytest.raises(told, match=error.strerror):
+        reader.batch(reader.index.files[0].path)
 
 
 def test_a_storage_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

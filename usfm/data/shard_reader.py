@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -65,29 +65,32 @@ class ShardReader:
 
     def _open(self, path: str) -> pa.RecordBatch:
         if is_local(self.root):
-            local = local_path(self.root / path)
-            return self._checked(path, lambda: patiently(lambda: _first_batch(_mapped(local)), str(local)))
-        mapped = self._fetched(path)
-        return self._checked(path, lambda: _first_batch(mapped))
-
-    def _fetched(self, path: str) -> pa.MemoryMappedFile:
-        """A shard of an object store; another process may evict its local copy before it is mapped here."""
+            try:
+                return self._read(path, local_path(self.root / path))
+            except FileNotFoundError as error:
+                raise self._lost(path, error) from None
         for _ in range(EVICTED):
             local = self._cache.fetch(self.root / path, self._files[path].sha256)
-            with contextlib.suppress(FileNotFoundError):
-                return _mapped(local)
+            with contextlib.suppress(FileNotFoundError):  # another process evicted it before it was opened here
+                return self._read(path, local)
         raise EnvironmentProblem(
             f"shard {path} was evicted from {self._cache.folder} {EVICTED} times before it could be opened; set a "
             "larger data.cache.limit_gb, at least a few shards for every CPU"
         )
 
-    def _checked(self, path: str, read: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
+    def _read(self, path: str, local: Path) -> pa.RecordBatch:
+        """A shard from a local file; FileNotFoundError where there is none."""
         try:
-            batch = read()
+            batch = patiently(lambda: _mapped(local), str(local))
             batch.validate(full=True)  # offsets that point elsewhere would end the process, not raise
+        except FileNotFoundError:
+            raise
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise ShardError(f"shard {self.root / path} cannot be read: {error}") from None
+            raise self._lost(path, error) from None
         return batch
+
+    def _lost(self, path: str, error: Exception) -> ShardError:
+        return ShardError(f"shard {self.root / path} cannot be read: {error}")
 
     def take(self, path: str, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.RecordBatch:
         """Rows of one shard, in the order asked for."""
@@ -108,9 +111,5 @@ class ShardReader:
         return {file.path: file for file in self.index.files}
 
 
-def _mapped(path: Path) -> pa.MemoryMappedFile:
-    return pa.memory_map(str(path))
-
-
-def _first_batch(mapped: pa.MemoryMappedFile) -> pa.RecordBatch:
-    return pa.ipc.open_file(mapped).get_batch(0)
+def _mapped(path: Path) -> pa.RecordBatch:
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

@@ -17,11 +17,12 @@ __all__ = ["CUBLAS", "determined"]
 
 CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """Environment variable, and the value that deterministic matrix products need before the first one of a process."""
+OFF = "set speed.deterministic=false: the run then goes on after a stop with losses that differ by rounding"
 ERROR = 2  # of torch's deterministic debug mode: what has no deterministic algorithm raises
 
 
 @contextmanager
-def determined(on: bool, device: torch.device) -> Iterator[None]:
+def determined(on: bool, device: torch.device, otherwise: str = OFF) -> Iterator[None]:
     """What is computed inside has the same bits whenever it is computed again on the same kind of processor.
 
     Not promised for compiled code, whose kernels are chosen by timing them.
@@ -29,6 +30,7 @@ def determined(on: bool, device: torch.device) -> Iterator[None]:
     Args:
         on: False = nothing is changed.
         device: where it is computed.
+        otherwise: what a person can do where it cannot be had; the default is of pre-training.
 
     Raises:
         ConfigError: torch has no such algorithm for an operation that is used, or a process that used the GPU
@@ -47,14 +49,11 @@ def determined(on: bool, device: torch.device) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if "does not have a deterministic implementation" in str(error):
-            raise ConfigError(
-                f"speed.deterministic: {error} Set speed.deterministic=false: the run then goes on after a stop "
-                "with losses that differ by rounding"
-            ) from error
+            raise ConfigError(f"the same bits each time: {error} What to do: {otherwise}") from error
         if CUBLAS[0] in str(error):
             raise ConfigError(
-                f"speed.deterministic needs {'='.join(CUBLAS)} in the environment of a process that computes on "
-                "the GPU before it trains; set it, or set speed.deterministic=false"
+                f"the same bits each time need {'='.join(CUBLAS)} in the environment of a process that computes on "
+                f"the GPU before it trains; set it, or {otherwise}"
             ) from error
         raise
     finally:

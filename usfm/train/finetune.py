@@ -56,7 +56,8 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
         metric, value (test), val_value, train_items, train_groups, seconds, bundle.
 
     Raises:
-        ConfigError: settings that do not fit together.
+        ConfigError: settings that do not fit together, or a head or network that computes what torch has no
+            deterministic algorithm for on a CPU.
         DataError: as of `load_task`, or targets that are all the same.
         NonFiniteLoss: the loss or its gradient is no number; the step is not taken.
         NonFiniteAnswer: the network answers an item that it is scored on with NaN or infinity.
@@ -140,7 +141,7 @@ def _step(
     batch = views.batch(step)
     torch.manual_seed(stream_key(config.seed, "finetune step", step, context.rank))
     # on a GPU torch has no such algorithms for the pooling, resizing and losses of heads
-    with determined(context.device.type == "cpu", context.device):
+    with determined(context.device.type == "cpu", context.device, "use another head or network, or train on a GPU"):
         with torch.autocast(context.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             answer, auxiliary = views.answer(wrapped, batch)
         further = model.auxiliary_loss([one.float() for one in auxiliary], batch.target)
