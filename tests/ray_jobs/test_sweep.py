@@ -10,7 +10,7 @@ import yaml
 from shard_factory import HEAD, VIEW
 
 from ray_jobs import finetune as finetune_job
-from ray_jobs import sweep
+from ray_jobs import sweep, sweep_ends
 from ray_jobs.console import Console
 from ray_jobs.finetune import FinetuneJobConfig
 from ray_jobs.sweep_held import require_same
@@ -268,7 +268,7 @@ def test_labels_that_were_learnt_before_are_warned_of_in_folds(
     def stop(*_: object, **__: object) -> None:
         raise ConfigError("before the first trial")
 
-    monkeypatch.setattr(sweep, "open_run", stop)
+    monkeypatch.setattr(sweep_ends, "open_run", stop)
 
     def warned(**values) -> list[str]:
         config = config_of(small_shards, tmp_path, inits=inits, seeds=[0, 1], **values)
