@@ -8,7 +8,7 @@
     tables/matches           share of the labels that gives the score from scratch with all
     tables/organs, sources   the same score on the test images of each organ, of each source
     tables/scores            all further scores with all labels
-    tables/calibration       how often answers are right by their probability
+    tables/calibration       how often answers are right, or labels are there, by their probability
     tables/robustness        the score on images made worse
     tables/worst             the worst test images
     tables/cost              trials, seconds, image views
