@@ -13,6 +13,7 @@ from usfm.data.stream import StreamConfig
 from usfm.errors import CheckpointError, ConfigError, DataError
 from usfm.file_hash import file_sha256
 from usfm.models.bundle import SPEC, read_bundle_spec
+from usfm.models.weights.read import read_weights
 from usfm.models.weights.report import AUTHORS_SHA256
 from usfm.train.checkpoint import STATE
 from usfm.train.finetune_config import SCRATCH
@@ -23,6 +24,8 @@ __all__ = ["Inheritance", "inherited", "labels_behind", "ledger_of"]
 
 AUTHORS_LICENCE = "CC BY-NC 4.0 (weights of USFM's authors)"
 LONGEST_CHAIN = 32
+UNLABELLED = ("mae", "simmim")
+"""Layouts (`usfm.models.weights.layouts`) that are known by the decoder of pre-training without labels."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,17 @@ def inherited(source: Path | None, depth: int = 0) -> Inheritance:
 def labels_behind(inits: Iterable[str]) -> bool | None:
     """Whether one of these starts learnt from labels: a fine-tuned bundle did, and a run that began from one.
 
-    A weight file is taken for one of other people, who had none of our labels. An exported encoder says it of the
-    run that it was exported from; of one from before it did, the run in whose folder it lies is asked.
+    The file of USFM's authors did not, nor did one that still holds the decoder of its pre-training (MAE, SimMIM);
+    of other weight files it is not known: `usfm weights released=` writes such files from any encoder of ours. An
+    exported encoder says it of the run that it was exported from; of one from before it did, the pre-training run
+    in whose folder it lies is asked.
 
     Args:
         inits: as `init` of a fine-tuning states them: "scratch", a run, a checkpoint, a bundle or a weight file.
 
     Returns:
-        None = not known: one of them, or a run that it began from, is gone, damaged or does not say, and no other
-        one did.
+        None = not known: one of them, or what it began from, is gone, damaged or does not say, and no other one
+        did.
     """
     found = {_trained_with_labels(Path(init)) for init in inits if init != SCRATCH}
     return True if True in found else None if None in found else False
@@ -106,17 +111,20 @@ def labels_behind(inits: Iterable[str]) -> bool | None:
 
 def _trained_with_labels(source: Path, depth: int = 0) -> bool | None:
     source = whole_source(source)
-    if source.is_file():
-        return False
     try:
+        if source.is_file():
+            report = read_weights(source).report
+            return False if report.sha256 == AUTHORS_SHA256 or report.layout in UNLABELLED else None
         if (source / SPEC).exists():
             spec = read_bundle_spec(source)
             if spec.kind != "embedding" or spec.labels_behind is not None:
                 return spec.kind != "embedding" or spec.labels_behind
             source = source.parent  # where `usfm export` writes unless it is told otherwise
-        start = read_config(source.parent if (source / STATE).exists() else source).get("start")
+        config = read_config(source.parent if (source / STATE).exists() else source)
     except (CheckpointError, ConfigError):
         return None
-    if not start:
+    if "objective" not in config:  # of no pre-training
+        return None
+    if not (start := config.get("start")):
         return False
     return _trained_with_labels(Path(start["source"]), depth + 1) if depth < LONGEST_CHAIN else None
