@@ -13,7 +13,7 @@ from ray_jobs.sweep_tune import Ledger, known_trials
 from usfm.data.left_out import left_out, left_out_text
 from usfm.data.tasks import LabelledSet, TaskConfig, load_task
 from usfm.errors import UsfmError
-from usfm.train.inheritance import labels_behind
+from usfm.train.inheritance import labels_of_tested, labels_warning
 from usfm.train.rundir import open_run
 
 __all__ = ["begin", "end", "known", "open_ended", "plan"]
@@ -103,24 +103,22 @@ def end(config: SweepConfig, made: Sequence[Trial], ledger: Ledger, console: Con
 
 
 def _warn_of_labels(config: SweepConfig, console: Console) -> None:
-    """In folds all patients are tested, so labels that anything learnt from before may be theirs."""
-    in_folds = [study for study in studies(config) if study.task.split_by == "folds"]
-    starts: dict[str, set[str]] = {}
-    for study in in_folds:
-        trial = study.trial(config.fractions[0], config.seeds[0])
-        starts.setdefault(study.init, set()).add(trial.config.init)
-    what = "; in tasks with split_by=folds they may be labels of patients that are tested, and scores too high:"
-    for init, sources in starts.items():
-        if (behind := labels_behind(sources)) is not False:
-            how = (
-                "learnt from labels" if behind else "may have learnt from labels (what it began from is not known)"
-            )
-            where = ", ".join(sorted(sources))
-            console.warn(f"{init} ({where}) {how}{what} start from a pre-training run, or use split_by=split")
-    names = dict.fromkeys(study.task.name for study in in_folds)
+    """Labels that anything learnt from before may be those of patients that are tested."""
+    found: dict[tuple[str, str, bool | None], list[str]] = {}
+    for study in studies(config):
+        start = study.trial(config.fractions[0], config.seeds[0]).config.init
+        learnt = labels_of_tested(start, study.task, config.shards)
+        found.setdefault((study.init, start, learnt), []).append(study.task.name)
+    for (init, start, learnt), tasks in found.items():
+        if said := labels_warning(f"{init} ({start})", learnt, tasks):
+            console.warn(said)
+    names = [task.name for task in config.tasks if task.split_by == "folds"]
     if tuned := [name for name in names if any(config.tuned.get(name, {}).values())]:
-        told = f"a search chose `tuned` of {', '.join(tuned)} by labels"
-        console.warn(f"{told}{what} leave it out, or use split_by=split for the search and here")
+        console.warn(
+            f"a search chose `tuned` of {', '.join(tuned)} by labels; in tasks with split_by=folds they may be "
+            "labels of patients that are tested, and scores too high: leave it out, or use split_by=split for the "
+            "search and here"
+        )
 
 
 def open_ended(config: SweepConfig) -> list[Study]:

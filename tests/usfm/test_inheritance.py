@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from shard_factory import VIEW, row
+from shard_factory import VIEW, row, write_small_shards
 from test_pretrain import config_of, run
 from weight_factory import beit_model, vit_model
 
@@ -24,6 +24,8 @@ from usfm.train.inheritance import (
     AUTHORS_LICENCE,
     inherited,
     labels_behind,
+    labels_of_tested,
+    labels_warning,
 )
 from usfm.train.rundir import open_run
 
@@ -143,3 +145,35 @@ def test_a_weight_file_says_of_labels_what_its_layout_proves(
     digest = file_sha256(tmp_path / "released.pth")
     monkeypatch.setattr("usfm.train.inheritance.AUTHORS_SHA256", digest)
     assert behind("released") is False
+
+
+def test_a_split_keeps_labels_apart_where_bundle_and_task_share_it(tmp_path: Path) -> None:
+    write_small_shards(tmp_path / "shards")
+    encoder = config_of(tmp_path, tmp_path).encoder
+    task = TaskConfig.build({**VIEW, "canvas_px": 64})
+    folds, by_source = (task.model_copy(update={"split_by": split_by}) for split_by in ("folds", "source"))
+    kept = {"split_by": "split", "shards_fingerprint": "made", "labels_before": False}
+    bundles = {
+        "apart": kept, "older": {}, "folds": {**kept, "split_by": "folds", "fold": 0},
+        "elsewhere": {**kept, "shards_fingerprint": "others"}, "second": {**kept, "labels_before": True},
+        "unknown": {**kept, "labels_before": None},
+    }  # fmt: skip
+    for name, metrics in bundles.items():
+        spec = BundleSpec(kind="classification", name="view", encoder=encoder, classes=["a", "b"], metrics=metrics)
+        save_bundle(tmp_path / name, Encoder(encoder), spec)
+    start = {"source": str(tmp_path / "apart"), "take": "encoder"}
+    open_run(tmp_path / "begun", config_of(tmp_path, tmp_path / "begun", start=start), {})
+
+    def learnt(name: str, task: TaskConfig, shards: str = "shards") -> bool | None:
+        return labels_of_tested(name if name == "scratch" else str(tmp_path / name), task, str(tmp_path / shards))
+
+    expected = {"scratch": False, "apart": False, "begun": False, "unknown": None, "gone": None}
+    for name in (*bundles, "begun", "gone", "scratch"):
+        assert learnt(name, task) is expected.get(name, True), name
+        in_folds = {"scratch": False, "gone": None}.get(name, True)
+        assert learnt(name, folds) is learnt(name, by_source) is learnt(name, task, "no shards") is in_folds, name
+    assert labels_warning("x", False) == ""
+    assert labels_warning("x", True).startswith("x learnt from labels, which may be of patients that are tested;")
+    assert labels_warning("x", None, ["a", "b"]).startswith(
+        "x may have learnt from labels (nothing says whether it did), also of patients that are tested in a, b;"
+    )
