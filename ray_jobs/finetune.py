@@ -21,6 +21,7 @@ from usfm.errors import UsfmError
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import SCRATCH, FinetuneConfig
 from usfm.train.finetune_state import RESULT, finished
+from usfm.train.inheritance import labels_of_tested, labels_warning
 from usfm.train.rundir import open_run
 
 __all__ = ["FinetuneJobConfig", "fit", "main", "plan", "run"]
@@ -64,6 +65,7 @@ def plan(config: FinetuneJobConfig) -> dict[str, Any]:
         "items": {split: len(data) for split, data in sets.items()},
         "patients": {split: len(set(data.groups)) for split, data in sets.items()},
         "left_out": left_out(sets, config.task),
+        "labels_before": labels_of_tested(config.init, config.task, config.shards),
         "network": config.network,
         "encoder": encoder and encoder.model_dump(),
         "img_px": config.resolved_px(),
@@ -78,6 +80,8 @@ def run(config: FinetuneJobConfig, console: Console) -> Path:
     planning = plan(config)
     if said := left_out_text(planning["left_out"]):
         console.warn(f"task {config.task.name} leaves out: {said}")
+    if said := labels_warning(config.init, planning["labels_before"]):
+        console.warn(said)
     open_run(folder, science, planning)
     result = finished(folder, science.inputs()) or _train(config, science, console)
     unit = f" {science.task.unit}".rstrip()

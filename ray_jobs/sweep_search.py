@@ -127,11 +127,14 @@ def read_tuned(value: Any) -> Any:
     """The values of a `best.yaml` where a path is given; anything else as it is.
 
     Raises:
-        ValueError: no such file, or not YAML.
+        ValueError: no such file, not YAML, or no values in it.
     """
     if not isinstance(value, str):
         return value
     try:
-        return yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+        found = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{value} is not the best.yaml of a search: {error}") from None
+    if not found:  # taken as it is, the sweep would run untuned
+        raise ValueError(f"{value} holds no values; search again, or leave `tuned` out to run untuned")
+    return found

@@ -2,12 +2,14 @@
 
     python tests/benchmarks/sweep_in_processes.py --config label_efficiency_small --processes 12
 
-For a GPU machine that has no Ray, and for what Tune adds to a sweep. A trial that is done is not done again, and
-one that fails, for whatever reason, is listed with it; a process that is killed takes the trials that wait with
-it, and the same command again goes on. Unlike `usfm sweep` it keeps every bundle, computes no features once for
-all trials, and writes results.csv, items.parquet and best/, but no report. Of a search only the random one, whose
-points are known before it starts; it leaves `best.yaml`. The exit status is 1 where no trial has a result, those of
-earlier commands included.
+For a GPU machine that has no Ray, and for what Tune adds to a sweep. It checks, warns and refuses as `usfm sweep`
+does before the first trial. A trial that is done is not done again, and one that fails, for whatever reason, is
+listed with it; a process that is killed takes the trials that wait with it, and the same command again goes on.
+Unlike `usfm sweep` it keeps every bundle, retries nothing, computes no features once for all trials, and writes
+results.csv, items.parquet and best/, but no report. Of a search only the random one without a scheduler, whose
+points are known before it starts and all come to their end; it leaves `best.yaml`. Keys that place trials on Ray
+(`max_concurrent`, `workers_per_trial`, `cluster` and the like) are not used. Exit status: 0 a trial has a result,
+1 none has or the sweep is refused (the reason is said), 2 the command line or the search is not for this script.
 """
 
 import argparse
@@ -25,10 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ray_jobs.console import Console  # noqa: E402
 from ray_jobs.job import RECIPES  # noqa: E402
-from ray_jobs.sweep_config import PLACEMENT, TABLE, SweepConfig, trials  # noqa: E402
-from ray_jobs.sweep_held import require_grown, require_same  # noqa: E402
-from ray_jobs.sweep_search import write_best  # noqa: E402
-from ray_jobs.sweep_table import OK, best_trials, keep_best, summarise, write_tables  # noqa: E402
+from ray_jobs.sweep_config import SweepConfig, trials  # noqa: E402
+from ray_jobs.sweep_ends import begin, end  # noqa: E402
 from ray_jobs.sweep_tune import Ledger  # noqa: E402
 from usfm.config import load_config  # noqa: E402
 from usfm.errors import UsfmError  # noqa: E402
@@ -47,31 +47,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
     recipe = RECIPES / f"{options.config}.yaml"
-    config = load_config(SweepConfig, recipe if recipe.is_file() else options.config, options.overrides)
-    if config.search is not None and config.search.algorithm != "random":
-        parser.error("an Optuna search needs `usfm sweep`")
-    folder, planned, ledger, began = Path(config.run_dir).absolute(), trials(config), Ledger(), time.monotonic()
-    require_grown(folder, config)
-    require_same(planned)
-    open_run(folder, config, {"trials": len(planned)}, may_change=(*PLACEMENT, *TABLE))
+    console = Console()
+    try:
+        config = load_config(SweepConfig, recipe if recipe.is_file() else options.config, options.overrides)
+        if config.search is not None and (config.search.algorithm, config.search.scheduler) != ("random", "fifo"):
+            parser.error("a search by Optuna, or with scheduler asha, needs `usfm sweep`")
+        _sweep(config, options.processes, options.seconds, console)
+    except UsfmError as error:
+        console.error(str(error))
+        return 1
+    return 0
+
+
+def _sweep(config: SweepConfig, processes: int, seconds: float, console: Console) -> None:
+    planned, ledger, began = trials(config), Ledger(), time.monotonic()
+    begin(config, planned, console)
     waiting = [trial for trial in planned.values() if not ledger.done(trial)]
-    last = time.time() + options.seconds
-    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    last = time.time() + seconds
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         jobs = {pool.submit(_run, trial.config.model_dump(mode="json"), last): trial for trial in waiting}
         for number, job in enumerate(as_completed(jobs), 1):
             name, reason = jobs[job].name, reason_of(job)
             if reason:
                 ledger.failures[name] = reason
             print(f"{time.monotonic() - began:6.0f} s  {number}/{len(jobs)}  {name} {reason}", flush=True)
-    made, console = list(planned.values()), Console()
-    table = write_tables(folder, made, ledger)
-    keep_best(folder, made, ledger)
-    if config.search is not None:
-        best = best_trials(made, ledger, lambda trial: (trial.config.task.name, trial.init))
-        write_best(folder / "best.yaml", [(task, init, trial.searched) for (task, init), trial in best.items()])
-    summarise(table, console, folder)
-    print(f"{len(waiting)} trials, {options.processes} at a time, {time.monotonic() - began:.0f} s")
-    return 0 if (table.status == OK).any() else 1
+    print(f"{len(waiting)} trials, {processes} at a time, {time.monotonic() - began:.0f} s", flush=True)
+    end(config, list(planned.values()), ledger, console)
 
 
 def reason_of(job: "Future[str]") -> str:

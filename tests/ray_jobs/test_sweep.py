@@ -10,7 +10,7 @@ import yaml
 from shard_factory import HEAD, VIEW
 
 from ray_jobs import finetune as finetune_job
-from ray_jobs import sweep
+from ray_jobs import sweep, sweep_ends
 from ray_jobs.console import Console
 from ray_jobs.finetune import FinetuneJobConfig
 from ray_jobs.sweep_held import require_same
@@ -256,36 +256,55 @@ def test_a_baseline_runs_at_its_own_fractions_and_tasks(small_shards: Path, tmp_
     assert len(sweep.trials(config)) == 4 + 1
 
 
-def test_labels_that_were_learnt_before_are_warned_of_in_folds(
+def test_labels_that_were_learnt_before_are_warned_of(
     small_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folds, view = {**VIEW, "canvas_px": 64, "split_by": "folds"}, {**VIEW, "canvas_px": 64}
-    first = FinetuneConfig.build({**VALUES, "steps": 2, "run_dir": str(tmp_path / "tuned"),
-                                  "shards": str(small_shards), "task": view})  # fmt: skip
-    finetune(first, PlainContext())
-    inits = {"scratch": "scratch", "again": f"{first.run_dir}/best"}
+    view = {**VIEW, "canvas_px": 64}
+    folds = {**view, "split_by": "folds"}
+    for name, task in (("in_folds", folds), ("by_split", view)):
+        first = FinetuneConfig.build({**VALUES, "steps": 2, "run_dir": str(tmp_path / name),
+                                      "shards": str(small_shards), "task": task})  # fmt: skip
+        finetune(first, PlainContext())
+    inits = {"scratch": "scratch", "folds": f"{tmp_path}/in_folds/best", "split": f"{tmp_path}/by_split/best"}
 
     def stop(*_: object, **__: object) -> None:
         raise ConfigError("before the first trial")
 
-    monkeypatch.setattr(sweep, "open_run", stop)
+    for module in (sweep_ends, finetune_job):
+        monkeypatch.setattr(module, "open_run", stop)
 
-    def warned(**values) -> list[str]:
-        config = config_of(small_shards, tmp_path, inits=inits, seeds=[0, 1], **values)
+    def warned(job, config) -> list[str]:
         with pytest.raises(ConfigError, match="before the first trial"):
-            sweep.run(config, Console())
+            job.run(config, Console())
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")]
 
-    best = {"view": {"scratch": {}, "again": {"optim": {"lr": 1e-2}}}}
-    (said,) = warned(tasks=[folds])
-    assert said.startswith(f"! again ({first.run_dir}/best) learnt from labels; in tasks with split_by=folds")
-    assert said.endswith("start from a pre-training run, or use split_by=split")
-    start, search = warned(
+    def by_sweep(**values) -> list[str]:
+        return warned(sweep, config_of(small_shards, tmp_path, inits=inits, seeds=[0, 1], **values))
+
+    best = {"view": dict.fromkeys(inits, {}) | {"split": {"optim": {"lr": 1e-2}}}}
+    said = [f"! {name} ({inits[name]}) learnt from labels, which may be of patients that are tested in view; "
+            for name in ("folds", "split")]  # fmt: skip
+    told = by_sweep(tasks=[folds])
+    assert [line[: len(start)] for line, start in zip(told, said, strict=True)] == said
+    assert told[0].endswith(
+        "start from a pre-training run, or use split_by=split on the same shards here and for what it began from"
+    )
+    *starts, search = by_sweep(
         tasks=[folds, {**folds, "name": "other"}], tuned={**best, "other": dict.fromkeys(inits, {})}
     )
-    assert start == said
+    assert [line.replace("in view, other;", "in view;") for line in starts] == told
     assert search.startswith("! a search chose `tuned` of view by labels; in tasks with split_by=folds")
-    assert warned(tasks=[view], tuned=best) == []  # one test set, whose labels neither has seen
+    # one test set, whose labels a bundle of the same split has not seen; one of folds may have
+    assert by_sweep(tasks=[view], tuned=best) == told[:1]
+
+    for name, start in inits.items():
+        for task in (folds, view):
+            asked = FinetuneJobConfig.build({**VALUES, "run_dir": str(tmp_path / "next"), "init": start,
+                                             "shards": str(small_shards), "task": task})  # fmt: skip
+            learnt = name == "folds" or (name == "split" and task is folds)
+            assert finetune_job.plan(asked)["labels_before"] is learnt
+            lines = [f"! {start} learnt from labels, which may be of patients that are tested; "] if learnt else []
+            assert [line[: len(lines[0])] for line in warned(finetune_job, asked)] == lines
 
 
 def test_a_seed_tests_its_own_fold(small_shards: Path, tmp_path: Path) -> None:

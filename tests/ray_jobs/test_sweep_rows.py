@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from shard_factory import VIEW, row, write_rows
 
-from ray_jobs import evaluate, sweep
+from ray_jobs import evaluate, sweep, sweep_ends
 from ray_jobs import finetune as finetune_job
 from ray_jobs.console import Console
 from ray_jobs.evaluate import EvaluateConfig
@@ -73,8 +73,10 @@ def test_what_is_left_out_is_in_the_plans_and_on_the_console(
     def stop(*_: object, **__: object) -> None:
         raise ConfigError("before the first step")
 
+    for module in (finetune_job, sweep_ends):
+        monkeypatch.setattr(module, "open_run", stop)
+
     def warned(job, asked) -> list[str]:
-        monkeypatch.setattr(job, "open_run", stop)
         with pytest.raises(ConfigError, match="before the first step"):
             job.run(asked, Console())
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")]

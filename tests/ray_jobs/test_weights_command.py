@@ -81,7 +81,7 @@ def test_a_bundle_of_it_gives_the_same_tokens(beit, tmp_path: Path, channels: in
     assert usfm(line) == 2  # how its input was normalised is not known
     assert usfm([*line, "normalisation=half"]) == 0
     encoder, spec = load_bundle(output)
-    assert (spec.encoder.channels, spec.licences, spec.labels_behind) == (channels, ["MIT"], False)
+    assert (spec.encoder.channels, spec.licences, spec.labels_behind) == (channels, ["MIT"], None)
     with torch.inference_mode():
         expected = theirs.forward_features(((images() - 0.5) / 0.5).expand(-1, 3, -1, -1))
         assert torch.allclose(encoder(images()), expected, atol=1e-5)

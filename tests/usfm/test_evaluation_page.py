@@ -1,6 +1,7 @@
 """The page of an evaluation for the kinds whose answers are numbers or images, from untrained networks."""
 
 import base64
+import inspect
 import math
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from shard_factory import HEAD
 
 from usfm.data.task_config import TaskConfig
 from usfm.data.tasks import load_task
+from usfm.metrics.answers import Asking
 from usfm.metrics.evaluation import evaluate
 from usfm.models.bundle import BundleSpec
 from usfm.models.encoder import EncoderConfig
@@ -57,6 +59,13 @@ def test_the_page_of_every_kind(kind: str, small_shards: Path, tmp_path: Path) -
     assert not list(tmp_path.glob("robustness.*"))
     assert "look through them before you share it" in page
     assert {"regression": "error", "enhancement": "psnr_input", "multilabel": "p_bright"}[kind] in items
+
+
+def test_items_are_asked_again_as_the_evaluation_asked_for_them() -> None:
+    ours, theirs = (inspect.signature(one).parameters for one in (Asking, evaluate))
+    assert {name: ours[name].default for name in ("full", "mode", "overlap", "seed")} == {
+        name: theirs[name].default for name in ("full", "mode", "overlap", "seed")
+    }
 
 
 @pytest.mark.parametrize("mode", ["whole", "sliding"])

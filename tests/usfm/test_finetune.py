@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shard_factory import HEAD, VIEW
+from shard_factory import HEAD, VIEW, write_small_shards
 
 from usfm.data.fractions import label_fraction
 from usfm.data.task_config import TaskConfig
@@ -15,7 +15,7 @@ from usfm.data.tasks import load_task
 from usfm.errors import CheckpointError, ConfigError, DataError
 from usfm.metrics.classification import balanced_accuracy, confusion
 from usfm.metrics.segmentation import dice
-from usfm.models.bundle import load_bundle
+from usfm.models.bundle import load_bundle, read_bundle_spec
 from usfm.train.context import PlainContext
 from usfm.train.finetune import finetune
 from usfm.train.finetune_config import FinetuneConfig
@@ -138,6 +138,28 @@ def test_a_run_is_repeatable(small_shards: Path, tmp_path: Path) -> None:
         finetune(config_of(small_shards, tmp_path / name, VIEW, fraction=0.2, seed=3), context)
         reports.append(context.reports)
     assert reports[0] == reports[1]
+
+
+def test_a_bundle_names_the_shards_that_its_run_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is ingested into their folder while it trains."""
+    shards = write_small_shards(tmp_path / "shards")
+    index = shards / "index.json"
+
+    def ingested_anew(*arguments) -> TaskLoss:
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"fingerprint": "others"}))
+        return TaskLoss(*arguments)
+
+    monkeypatch.setattr("usfm.train.finetune.TaskLoss", ingested_anew)
+    for name, split_by in (("folds", {"split_by": "folds", "folds": 3, "fold": 1}), ("split", {})):
+        write_small_shards(shards)
+        config = config_of(shards, tmp_path / name, {**VIEW, **split_by}, steps=2)
+        result = finetune(config, PlainContext())
+        metrics = read_bundle_spec(tmp_path / name / "best").metrics
+        assert metrics["shards_fingerprint"] == result["inputs"]["shards"] == "made"
+        assert (metrics["split_by"], metrics["labels_before"]) == (name, False)
+        assert {"fold", "dealt"} <= set(metrics) if split_by else not {"fold", "dealt"} & set(metrics)
 
 
 def test_a_frozen_encoder_drops_no_path(small_shards: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from shard_factory import HEAD, png, row, write_small_shards
 
 from usfm.data.ledger import Ledger
 from usfm.data.schema import ROW_SCHEMA
+from usfm.data.shard_reader import ShardReader
 from usfm.data.shards import ShardIndex, write_index, write_shard
 from usfm.data.stream import ImageStream
 from usfm.errors import CheckpointError
@@ -205,6 +206,23 @@ def test_contours_repeat_the_evaluation(sweep_dir, shards) -> None:
     elsewhere = [{"id": row("fetal_head", "train", n)["id"], "value": 0.5} for n in (0, 23)]
     drawn = overlays.contours(bundle, shards, elsewhere, canvas_px=64)
     assert {picture.row_id for picture in drawn} == {item["id"] for item in elsewhere}
+
+
+def test_only_shards_of_the_items_own_organs_are_read(sweep_dir, shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of all organs are many; one item that none of them holds must not lead through all."""
+    read: list[str] = []
+
+    def batch(reader: ShardReader, path: str) -> pa.RecordBatch:
+        read.append(path)
+        return whole(reader, path)
+
+    whole = ShardReader.batch
+    monkeypatch.setattr(ShardReader, "batch", batch)
+    bundle = sweep_dir / "best" / "head"
+    items = json.loads((bundle / "evaluation.json").read_text())["per_item"]
+    gone = {"id": "not there", "value": -1.0, "organ": "fetal_head"}
+    assert len(overlays.contours(bundle, shards, [*items, gone], canvas_px=64)) == 5
+    assert {Path(path).parent.name for path in read} == {"fetal_head"}
 
 
 def test_outlines_lie_on_the_borders() -> None:

@@ -11,9 +11,11 @@ import yaml
 from page_reading import Page
 from sweep_factory import write_sweep
 
+from usfm.data.shards import write_index
 from usfm.models.bundle import BundleSpec, save_bundle
 from usfm.models.encoder import Encoder, EncoderConfig
 from usfm.report.downstream.sweep_page import _same_budget, write_sweep_report
+from usfm.report.downstream.sweep_task import TaskPart
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,9 @@ def test_the_page_says_whose_settings_were_chosen(tmp_path: Path) -> None:
     assert "Some settings were searched" in limits(tuned={"head": {"dual": {"optim": {"lr": 1e-3}}}})
 
 
-def test_in_folds_the_page_names_what_learnt_from_labels_before(tmp_path: Path) -> None:
+def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.2, 1.0), seeds=(0,), items=4)
+    monkeypatch.setattr(TaskPart, "tested_once", True)
     encoder = EncoderConfig(size="nano", img_px=32, patch_px=8)
     spec = BundleSpec(kind="segmentation", name="head", encoder=encoder, classes=["background", "head"])
     save_bundle(tmp_path / "tuned", Encoder(encoder), spec)
@@ -54,8 +57,12 @@ def test_in_folds_the_page_names_what_learnt_from_labels_before(tmp_path: Path) 
     tuned = {"head": {"dual": {"optim": {"lr": 1e-3}}}}
     inits = {**config["inits"], "dual": str(tmp_path / "tuned")}
     said = limits("folds", inits=inits, tuned=tuned)
-    assert (
-        "dual starts from weights that were trained with labels. With folds these may be labels of patients" in said
+    assert "dual starts from weights that were trained with labels. These may be labels of patients" in said
+    once = "every patient is tested once, by a run that never saw it with its label"
+    head = Page(folder / "report.html").text
+    assert once not in " ".join(head.split())
+    assert "every patient is tested once, by a run that was not trained on it; what dual began" in " ".join(
+        head.split()
     )
     assert "A search chose settings for head by labels" in said
     assert "is not known" not in said
@@ -68,9 +75,19 @@ def test_in_folds_the_page_names_what_learnt_from_labels_before(tmp_path: Path) 
         "folds", inits={"dual": {}, "scratch": "scratch", "unet": {"init": "scratch"}}, per_task=per_task
     )
     assert "dual starts from weights that were trained with labels" in shared
-    said = limits("split", inits=inits, tuned=tuned)
-    assert "trained with labels" not in said
+    plain = {"dual": {"network": "unet"}, "scratch": "scratch", "unet": {"network": "unet"}}
+    assert "trained with labels" not in limits("folds", inits=plain)
+    assert once in " ".join(Page(folder / "report.html").text.split())
+    said = limits("split", inits=inits, tuned=tuned)  # the bundle does not say that the split kept them apart
+    assert "dual starts from weights that were trained with labels" in said
     assert "A search chose" not in said
+    (tmp_path / "shards").mkdir()
+    write_index(tmp_path / "shards", "made", [])
+    kept = {"split_by": "split", "shards_fingerprint": "made", "labels_before": False}
+    save_bundle(tmp_path / "tuned", Encoder(encoder), spec.model_copy(update={"metrics": kept}))
+    for split_by, named in (("split", False), ("folds", True)):
+        said = limits(split_by, inits=inits, shards=str(tmp_path / "shards"))
+        assert ("trained with labels" in said) is named
 
 
 def test_the_page_is_whole_without_shards_and_says_what_is_missing(folder: Path) -> None:

@@ -15,14 +15,11 @@ __all__ = ["TrainedFold", "fold_metrics"]
 
 
 def fold_metrics(shards: str, task: TaskConfig) -> dict[str, Any]:
-    """What a bundle keeps of the fold that it is tested on, for `TrainedFold.of`; {} for a task without folds.
+    """What a bundle keeps of the fold that it is tested on, beside the shards' fingerprint; {} without folds.
 
-    That depends on all rows, and shards may be ingested anew.
+    It is for `TrainedFold.of`. Who is in which fold depends on all rows, and shards may be ingested anew.
     """
-    if task.split_by != "folds":
-        return {}
-    fingerprint = ShardIndex.load(shards).fingerprint
-    return {"fold": task.fold, "dealt": dealing(shards, task), "shards_fingerprint": fingerprint}
+    return {"fold": task.fold, "dealt": dealing(shards, task)} if task.split_by == "folds" else {}
 
 
 @dataclass(frozen=True)

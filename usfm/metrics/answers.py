@@ -13,30 +13,37 @@ from usfm.data.labelled_set import LabelledSet
 from usfm.data.task_config import TaskConfig
 from usfm.errors import NonFiniteAnswer
 from usfm.metrics.items import class_rows, image_row, label_rows, mask_row, number_rows
-from usfm.models.windows import WindowMode, predict_canvas, predict_canvases
+from usfm.models.windows import WindowConfig, WindowMode, predict_canvas, predict_canvases
 
-__all__ = ["Asking", "Inputs"]
+__all__ = ["SEED", "Asking", "Inputs", "as_they_are"]
 
 # images (B, 1, H, W) in [0, 1] and the numbers (B,) of their items to what the network shall see, of the same shape
 Inputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Row = dict[str, Any]
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+SEED = 0
+"""Of synthetic inputs, unless another one is asked for: an item has one input, wherever it is scored or shown."""
+
+
+def as_they_are(images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """The `Inputs` that change nothing."""
+    return images
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How the items of a set are shown to a network; attributes are the arguments of `evaluate`."""
+    """How items of a set are shown to a network; attributes are the arguments of `evaluate`, with its defaults."""
 
     model: nn.Module
     data: LabelledSet
     task: TaskConfig
     img_px: int
     device: torch.device
-    inputs: Inputs
-    full: bool
-    mode: WindowMode
-    overlap: float
-    seed: int
+    inputs: Inputs = as_they_are
+    full: bool = True
+    mode: WindowMode = "whole"
+    overlap: float = WindowConfig().overlap
+    seed: int = SEED
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
         """Rows of some items.

@@ -12,7 +12,7 @@ from torch import nn
 from usfm.data.labelled_set import LabelledSet
 from usfm.data.task_config import TaskConfig
 from usfm.errors import DataError
-from usfm.metrics.answers import Asking, Inputs
+from usfm.metrics.answers import SEED, Asking, Inputs, as_they_are
 from usfm.metrics.classification import confusion
 from usfm.metrics.intervals import Score, WeightedScore, weighted_score, weighted_scores
 from usfm.metrics.item_scores import HIGHER_IS_BETTER, METRIC, item_scores, selecting_score
@@ -93,7 +93,7 @@ def evaluate(
     full: bool = True,
     mode: WindowMode = "whole",
     overlap: float = WindowConfig().overlap,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Evaluation:
     """Score a model.
 
@@ -118,7 +118,7 @@ def evaluate(
         DataError: the set cannot tell models apart by the selecting score (AUROC without both answers in a class).
     """
     model.eval()
-    asking = Asking(model, data, task, img_px, device, inputs or _as_they_are, full, mode, overlap, seed)
+    asking = Asking(model, data, task, img_px, device, inputs or as_they_are, full, mode, overlap, seed)
     items: list[dict[str, Any]] = []
     batch = batch_for(img_px)
     for start in range(0, len(data), batch):
@@ -145,10 +145,6 @@ def evaluate(
 def batch_for(img_px: int) -> int:
     """Images at once: so many that a larger side takes no more memory."""
     return max(1, int(BATCH * min(1.0, (BATCH_PX / img_px) ** 2)))
-
-
-def _as_they_are(images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    return images
 
 
 def _grouped(items: Sequence[dict[str, Any]], name: str) -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Truth and prediction of a segmentation head, as outlines on its worst, median and best test images."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def contours(
     """
     model, spec = load_bundle(bundle)
     chosen = worst_median_best(items)
-    rows = _rows(ShardReader(shards), {item["id"] for _, item in chosen})
+    organs = {item.get("organ") for _, item in chosen}  # None: older evaluations do not say
+    rows = _rows(ShardReader(shards), {item["id"] for _, item in chosen}, None if None in organs else organs)
     drawn = []
     for rank, item in chosen:
         row = rows.get(item["id"])
@@ -117,9 +118,12 @@ def _task_mask(stored: Bytes, names: Mapping[str, str], classes: Sequence[str]) 
     return table[stored]
 
 
-def _rows(reader: ShardReader, wanted: set[str]) -> dict[str, dict[str, Any]]:
+def _rows(
+    reader: ShardReader, wanted: set[str], organs: Collection[str | None] | None
+) -> dict[str, dict[str, Any]]:
+    """Rows by id, from the shards of some organs; None = of all."""
     found: dict[str, dict[str, Any]] = {}
-    for file in reader.index.files:
+    for file in reader.index.files if organs is None else [f for f in reader.index.files if f.organ in organs]:
         if len(found) == len(wanted):
             break
         for n, row_id in enumerate(reader.batch(file.path).column("id").to_pylist()):

@@ -32,7 +32,7 @@ from usfm.train.finetune_loss import TaskLoss, target_spread
 from usfm.train.finetune_network import first_network
 from usfm.train.finetune_state import RESULT, Middle, RunState
 from usfm.train.finetune_views import ImageViews, Views
-from usfm.train.inheritance import Inheritance, inherited
+from usfm.train.inheritance import inherited, labels_of_tested
 from usfm.train.journal import Journal
 from usfm.train.optim import learning_rate, make_optimizer, set_learning_rate
 
@@ -73,7 +73,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
     if config.task.kind == "regression":
         model.fit_targets(*target_spread(train, chosen, config))
     inputs = config.inputs()
-    before = inherited(None if config.init == SCRATCH else Path(config.init))
+    spec = _spec(config, model, train, chosen, inputs)
     views = views or ImageViews(config, sets, chosen, model.img_px, context)
     loss_of = TaskLoss(config, train, chosen, context.device)
     state = RunState(config, inputs)
@@ -98,7 +98,7 @@ def finetune(config: FinetuneConfig, context: WorkerContext, views: Views | None
             if best is None or sign * score > sign * best:
                 best = score
                 if context.rank == 0:
-                    _keep(folder / "best", model, _spec(config, model, train, chosen, before, score))
+                    _keep(folder / "best", model, spec, {f"val_{METRIC[config.task.kind]}": score})
             seconds = spent + time.perf_counter() - began
             if last:
                 # before the last report: a scheduler may end the trial while it is being made
@@ -200,10 +200,11 @@ def _spec(
     model: TaskNetwork,
     data: LabelledSet,
     chosen: Chosen,
-    before: Inheritance,
-    score: float,
+    inputs: dict[str, str],
 ) -> BundleSpec:
+    """What the run's bundle says of itself, without its score."""
     task, used = config.task, [data.sources[n] for n in chosen]
+    before = inherited(None if config.init == SCRATCH else Path(config.init))
     return BundleSpec(
         kind=task.kind,
         name=task.name,
@@ -221,16 +222,28 @@ def _spec(
         licences=sorted({*before.licences, *(data.licences[n] for n in chosen)}),
         trained_on={source: used.count(source) for source in sorted(set(used))},
         metrics={
-            f"val_{METRIC[task.kind]}": score,
             "fraction": config.fraction,
             "init": Path(config.init).name,
-            **fold_metrics(config.shards, task),
+            **_tested(config, inputs["shards"]),
         },
     )
 
 
-def _keep(folder: Path, model: nn.Module, spec: BundleSpec) -> None:
+def _tested(config: FinetuneConfig, fingerprint: str) -> dict[str, Any]:
+    """Which patients the bundle may be tested on: that depends on all rows, and shards may be ingested anew.
+
+    Args:
+        config: of the run.
+        fingerprint: of the shards that it is trained on.
+    """
+    task, kept = config.task, {"shards_fingerprint": fingerprint, "split_by": config.task.split_by}
+    before = labels_of_tested(config.init, task, config.shards)
+    return {**fold_metrics(config.shards, task), **kept, "labels_before": before}
+
+
+def _keep(folder: Path, model: nn.Module, spec: BundleSpec, scores: dict[str, float]) -> None:
     """Replace the best bundle."""
+    spec = spec.model_copy(update={"metrics": {**scores, **spec.metrics}})
     partial = folder.with_name(f".{folder.name}{LEFTOVER}")
     shutil.rmtree(partial, ignore_errors=True)
     save_bundle(partial, model, spec)

@@ -4,25 +4,31 @@ Also whether they learnt from labels.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from usfm.data.shard_reader import ShardReader
+from usfm.data.shards import ShardIndex
 from usfm.data.stream import StreamConfig
+from usfm.data.task_config import TaskConfig
 from usfm.errors import CheckpointError, ConfigError, DataError
 from usfm.file_hash import file_sha256
 from usfm.models.bundle import SPEC, read_bundle_spec
+from usfm.models.weights.read import read_weights
 from usfm.models.weights.report import AUTHORS_SHA256
 from usfm.train.checkpoint import STATE
 from usfm.train.finetune_config import SCRATCH
 from usfm.train.initial_weights import whole_source
 from usfm.train.rundir import read_config
 
-__all__ = ["Inheritance", "inherited", "labels_behind", "ledger_of"]
+__all__ = ["Inheritance", "inherited", "labels_behind", "labels_of_tested", "labels_warning", "ledger_of"]
 
 AUTHORS_LICENCE = "CC BY-NC 4.0 (weights of USFM's authors)"
 LONGEST_CHAIN = 32
+UNLABELLED = ("mae", "simmim")
+"""Layouts (`usfm.models.weights.layouts`) that are known by the decoder of pre-training without labels."""
 
 
 @dataclass(frozen=True)
@@ -87,36 +93,84 @@ def inherited(source: Path | None, depth: int = 0) -> Inheritance:
     return Inheritance(sorted(licences), dict(sorted(trained_on.items())), [str(source), *before.begun_from])
 
 
-def labels_behind(inits: Iterable[str]) -> bool | None:
+def labels_behind(inits: Iterable[str], apart_on: str | None = None) -> bool | None:
     """Whether one of these starts learnt from labels: a fine-tuned bundle did, and a run that began from one.
 
-    A weight file is taken for one of other people, who had none of our labels. An exported encoder says it of the
-    run that it was exported from; of one from before it did, the run in whose folder it lies is asked.
+    The file of USFM's authors did not, nor did one that still holds the decoder of its pre-training (MAE, SimMIM);
+    of other weight files it is not known: `usfm weights released=` writes such files from any encoder of ours. An
+    exported encoder says it of the run that it was exported from; of one from before it did, the pre-training run
+    in whose folder it lies is asked.
 
     Args:
         inits: as `init` of a fine-tuning states them: "scratch", a run, a checkpoint, a bundle or a weight file.
+        apart_on: fingerprint of shards; labels of their training and validation split do not count. A bundle from
+            before it said by what it was split, and on which shards, may have learnt from others.
 
     Returns:
-        None = not known: one of them, or a run that it began from, is gone, damaged or does not say, and no other
-        one did.
+        None = not known: one of them, or what it began from, is gone, damaged or does not say, and no other one
+        did.
     """
-    found = {_trained_with_labels(Path(init)) for init in inits if init != SCRATCH}
+    found = {_trained_with_labels(Path(init), apart_on) for init in inits if init != SCRATCH}
     return True if True in found else None if None in found else False
 
 
-def _trained_with_labels(source: Path, depth: int = 0) -> bool | None:
+def labels_of_tested(init: str, task: TaskConfig, shards: str) -> bool | None:
+    """Whether a start may have learnt from labels of patients that a task tests; None = nothing says so.
+
+    With split_by=split a task tests ingest's test split, whose labels a bundle of the same split of the same shards
+    has not seen. Any other one may have: in folds all patients are tested, of a source the images of all splits.
+
+    Args:
+        init: as of `labels_behind`.
+        task: that is tested.
+        shards: of the task; where they are gone nothing is taken for kept apart.
+    """
+    apart_on = None
+    if task.split_by == "split":
+        with suppress(DataError):
+            apart_on = ShardIndex.load(shards).fingerprint
+    return labels_behind([init], apart_on)
+
+
+def labels_warning(start: str, learnt: bool | None, tasks: Sequence[str] = ()) -> str:
+    """What to say of a start whose labels may be those of tested patients; "" = nothing.
+
+    Args:
+        start: its name.
+        learnt: as `labels_of_tested` says.
+        tasks: names of the tasks that it is for; () = there is one alone.
+    """
+    if learnt is False:
+        return ""
+    where = f" in {', '.join(tasks)}" if tasks else ""
+    how = "learnt from labels, which may be" if learnt else (
+        "may have learnt from labels (nothing says whether it did), also"
+    )  # fmt: skip
+    return (
+        f"{start} {how} of patients that are tested{where}; scores may be too high: start from a pre-training run, "
+        "or use split_by=split on the same shards here and for what it began from"
+    )
+
+
+def _trained_with_labels(source: Path, apart_on: str | None, depth: int = 0) -> bool | None:
     source = whole_source(source)
-    if source.is_file():
-        return False
     try:
+        if source.is_file():
+            report = read_weights(source).report
+            return False if report.sha256 == AUTHORS_SHA256 or report.layout in UNLABELLED else None
         if (source / SPEC).exists():
             spec = read_bundle_spec(source)
-            if spec.kind != "embedding" or spec.labels_behind is not None:
-                return spec.kind != "embedding" or spec.labels_behind
+            if spec.kind != "embedding":
+                trained = spec.metrics.get("split_by"), spec.metrics.get("shards_fingerprint")
+                return spec.metrics.get("labels_before") if trained == ("split", apart_on) else True
+            if spec.labels_behind is not None:
+                return spec.labels_behind
             source = source.parent  # where `usfm export` writes unless it is told otherwise
-        start = read_config(source.parent if (source / STATE).exists() else source).get("start")
+        config = read_config(source.parent if (source / STATE).exists() else source)
     except (CheckpointError, ConfigError):
         return None
-    if not start:
+    if "objective" not in config:  # of no pre-training
+        return None
+    if not (start := config.get("start")):
         return False
-    return _trained_with_labels(Path(start["source"]), depth + 1) if depth < LONGEST_CHAIN else None
+    return _trained_with_labels(Path(start["source"]), apart_on, depth + 1) if depth < LONGEST_CHAIN else None

@@ -101,10 +101,7 @@ def _restored(
     """Input, answer and truth as the evaluation had them, each (H, W) in [0, 1]."""
     img_px: int = model.img_px  # type: ignore[assignment]
     device = next(model.parameters()).device
-    asking = Asking(
-        model, data, task, img_px, device, inputs=lambda images, _: images, full=True, mode=windows.mode,
-        overlap=windows.overlap, seed=0,
-    )  # fmt: skip
+    asking = Asking(model, data, task, img_px, device, mode=windows.mode, overlap=windows.overlap)
     answer, given, clean = asking.restored([number])[0]
     return {
         name: image[0].cpu().numpy() for name, image in (("input", given), ("answer", answer), ("truth", clean))

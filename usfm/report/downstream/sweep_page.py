@@ -9,7 +9,7 @@
     tables/matches           share of the labels that gives the score from scratch with all
     tables/organs, sources   the same score on the test images of each organ, of each source
     tables/scores            all further scores with all labels
-    tables/calibration       how often answers are right by their probability
+    tables/calibration       how often answers are right, or labels are there, by their probability
     tables/robustness        the score on images made worse
     tables/worst             the worst test images
     tables/cost              trials, seconds, image views
@@ -27,13 +27,13 @@ from usfm.data.left_out import left_out_text
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
 from usfm.report.downstream.charts import bounded, colours, reached, readable
-from usfm.report.downstream.sweep_task import TABLE_NAMES, task_part
-from usfm.report.downstream.tables import read_sweep, write_table
+from usfm.report.downstream.sweep_task import TABLE_NAMES, TaskPart, task_part
+from usfm.report.downstream.tables import SweepTables, read_sweep, write_table
 from usfm.report.figures import css_colour
 from usfm.report.sections import read_json
 from usfm.report.template import render
 from usfm.train.durable import write_text
-from usfm.train.inheritance import labels_behind
+from usfm.train.inheritance import labels_of_tested
 
 __all__ = ["PAGE", "TABLES", "write_sweep_report"]
 
@@ -61,11 +61,8 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
     for name in TABLE_NAMES:
         write_table(folder / TABLES, name, [row for task in tasks for row in task.tables.get(name, [])])
     write_table(folder / TABLES, "cost", spent)
-    in_folds = {task.config.name: task.inits for task in tasks if task.config.split_by == "folds"}
-    behind_of = {
-        init: labels_behind({tables.start(name, init) for name, inits in in_folds.items() if init in inits})
-        for init in tables.inits
-    }
+    before = {task.config.name: _labels_before(tables, task) for task in tasks}
+    in_folds = [task.config.name for task in tasks if task.config.split_by == "folds"]
     page = render(
         "sweep.html",
         title=folder.absolute().name,
@@ -85,14 +82,24 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),
         own_settings=[init for init in tables.inits if tables.own_settings(init)],
-        with_labels=[init for init, behind in behind_of.items() if behind],
-        perhaps_with_labels=[init for init, behind in behind_of.items() if behind is None],
+        labels_before={name: list(of) for name, of in before.items()},
+        with_labels=[init for init in tables.inits if any(of.get(init) for of in before.values())],
+        perhaps_with_labels=[
+            init for init in tables.inits if {of[init] for of in before.values() if init in of} == {None}
+        ],
         tuned_in_folds=[name for name in in_folds if any(tables.config.get("tuned", {}).get(name, {}).values())],
         failed=tables.failed.to_dict("records"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
+
+
+def _labels_before(tables: SweepTables, task: TaskPart) -> dict[str, bool | None]:
+    """The starts of a task that learnt from labels of patients that it may test; None = perhaps."""
+    name, shards = task.config.name, tables.config["shards"]
+    learnt = {init: labels_of_tested(tables.start(name, init), task.config, shards) for init in task.inits}
+    return {init: of for init, of in learnt.items() if of is not False}
 
 
 def _same_budget(spent: Sequence[Mapping[str, Any]]) -> bool:
