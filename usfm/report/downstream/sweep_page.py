@@ -83,6 +83,9 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),
         own_settings=[init for init in tables.inits if tables.own_settings(init)],
+        searched=[
+            init for init in tables.inits if any(of.get(init) for of in tables.config.get("tuned", {}).values())
+        ],
         with_labels=[init for init, behind in behind_of.items() if behind],
         perhaps_with_labels=[init for init, behind in behind_of.items() if behind is None],
         tuned_in_folds=[name for name in in_folds if any(tables.config.get("tuned", {}).get(name, {}).values())],
