@@ -77,7 +77,7 @@ def test_a_bundle_alone_is_scored_on_other_shards(finetuned: FinetuneConfig, tmp
     folder = evaluate.run(config, Console())
     assert folder == bundle / "evaluation-all"
     page = (folder / "report.html").read_text()
-    assert page.count("never seen in training") == 1  # "elsewhere"
+    assert page.count("none of it trained the head") == 1  # "elsewhere"
     assert page.count("images of it trained the head, perhaps these among them") == 1  # split=all: nobody knows
     config = config.model_copy(update={"sources": ["elsewhere"], "output": str(tmp_path / "out")})
     assert evaluate.plan(config)["items"] == 3

@@ -23,6 +23,7 @@ from usfm.models.task_model import TaskModel
 from usfm.models.windows import WindowConfig
 from usfm.report.downstream.cases import draw_cases
 from usfm.report.downstream.evaluation_page import Evaluated, write_evaluation
+from usfm.report.downstream.robust import grid_of
 from usfm.report.template import digits, pvalue, score, signed
 
 ENCODER = EncoderConfig(size="nano", img_px=32, patch_px=8)
@@ -66,6 +67,23 @@ def test_items_are_asked_again_as_the_evaluation_asked_for_them() -> None:
     assert {name: ours[name].default for name in ("full", "mode", "overlap", "seed")} == {
         name: theirs[name].default for name in ("full", "mode", "overlap", "seed")
     }
+
+
+def test_of_a_number_the_page_says_the_unit_and_that_errors_grow(small_shards: Path, tmp_path: Path) -> None:
+    task = TaskConfig.build({"name": "made", "organs": HEAD["organs"], "canvas_px": 64, **TASKS["regression"]})
+    data = load_task(str(small_shards), task)["test"]
+    model = TaskModel(ENCODER, task.kind, 1).eval()
+    result = evaluate(model, data, task, 32, torch.device("cpu"))
+    spec = BundleSpec(kind=task.kind, name="made", encoder=ENCODER)
+    row = {"metric": "mae", "low": 1.0, "high": 3.0, "drop_low": 0.0, "drop_high": 2.0}
+    clean = {**row, "corruption": "none", "severity": 0, "value": 2.0, "drop": 0.0}
+    grid = grid_of([clean, {**row, "corruption": "gain", "severity": 1, "value": 3.0, "drop": 1.0}], 6, 3)
+    of = Evaluated(result, model, spec, task, data, "test", str(small_shards), WindowConfig(), grid)
+    page = " ".join(write_evaluation(tmp_path, of).read_text().split())
+    assert "fine-tuned on" in page  # what the encoder was pre-trained on is not counted there
+    assert "Target: mask_perimeter; it and its errors are in px." in page
+    assert "the strongest where the error grows by a third or more" in page
+    assert "of the score or more is lost" not in page
 
 
 @pytest.mark.parametrize("mode", ["whole", "sliding"])

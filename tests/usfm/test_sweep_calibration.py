@@ -44,6 +44,9 @@ def test_the_page_of_several_labels_has_a_calibration_diagram(tmp_path: Path) ->
     names = [attrs.get("aria-label") for tag, attrs in page.tags if tag == "svg"]
     assert "share that is there over stated probability, view" in names
     assert "Labels with 100 % of the training labels, all seeds pooled" in page.text
+    assert (
+        "too high by" in page.text
+    )  # a label that is there less often than stated need not be stated with certainty
     bins = pd.read_csv(folder / "tables" / "calibration.csv")
     assert set(bins.groupby("init")["items"].sum()) == {2 * 2 * 40}  # two labels, two seeds
     mine = items[items.init == "dual"]

@@ -35,7 +35,8 @@ def test_the_page_says_whose_settings_were_chosen(tmp_path: Path) -> None:
     assert "All initialisations share learning rate and steps" in limits()
     own = {**config["inits"], "unet": {"network": "unet", "optim": {"lr": 1e-3}}}
     assert "unet has settings of its own" in limits(inits=own)
-    assert "Some settings were searched" in limits(tuned={"head": {"dual": {"optim": {"lr": 1e-3}}}})
+    tuned = {"head": {"dual": {"optim": {"lr": 1e-3}}, "scratch": {"layer_decay": 0.8}, "unet": {}}}
+    assert "Settings of dual, scratch were searched before this" in limits(tuned=tuned)
 
 
 def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +181,26 @@ def test_between_sources_the_page_shows_images_that_pre_training_never_saw(tmp_p
     page = Page(write_sweep_report(folder, robustness=False)).text
     assert "in a table of their own where there are others" in " ".join(page.split())
     assert not (folder / "tables" / "unseen.csv").exists()
+
+
+def test_of_a_number_less_error_is_better_and_its_unit_is_said(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.2, 1.0), seeds=(0, 1), items=8)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    number = {"kind": "regression", "target": "mask_perimeter", "unit": "mm", "classes": {}}
+    config["tasks"] = [{**config["tasks"][0], **number}]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    results, items = pd.read_parquet(folder / "results.parquet"), pd.read_parquet(folder / "items.parquet")
+    error = 100 * (1 - items.value)
+    items = items.assign(value=error, truth=200.0, predicted=200 + error, unit="mm")
+    items.drop(columns=["dice", "iou", "hd95_px"]).to_parquet(folder / "items.parquet")
+    results = results.assign(kind="regression", metric="mae", value=100 * (1 - results.value))
+    results["score_mae"] = results.value
+    results.drop(columns=["score_dice", "score_iou", "score_hd95_px"]).to_parquet(folder / "results.parquet")
+    page = " ".join(Page(write_sweep_report(folder, robustness=False)).text.split())
+    assert "Target: mask_perimeter; it and its errors are in mm." in page
+    assert "Less is better." in page
+    assert "Below zero: the first of the two is better." in page
+    assert set(pd.read_csv(folder / "tables" / "differences.csv").verdict) <= {"better", "open"}
 
 
 def test_a_budget_is_called_the_same_where_it_is() -> None:

@@ -22,7 +22,7 @@ CLAIMED: Mapping[TaskKind, Claimed] = {"classification": "answers", "multilabel"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Reliability of every initialisation with all labels, seeds pooled.
+    """Reliability of every initialisation with the most labels, seeds pooled.
 
     Attributes:
         claimed: see `CLAIMED`.

@@ -31,7 +31,7 @@ def spread_chart(items: Items, metric: str) -> Markup:
 def agreement_chart(items: Items, unit: str) -> Markup:
     """Answers over truth; their difference over truth with bias and 95 % limits of agreement (Bland, Altman)."""
     truth, predicted = column(items, "truth"), column(items, "predicted")
-    error = predicted - truth
+    error, in_unit = predicted - truth, f", {unit}" if unit else ""
     bias, spread = float(error.mean()), float(1.96 * error.std(ddof=1)) if len(error) > 1 else 0.0
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 2.8), layout="constrained")
@@ -39,12 +39,12 @@ def agreement_chart(items: Items, unit: str) -> Markup:
         ends = [float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))]
         left.plot(ends, ends, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         left.plot(truth, predicted, color=SERIES[0], marker=".", markersize=5, linewidth=0, alpha=0.8)
-        left.set(xlabel=f"truth, {unit}", ylabel=f"answer, {unit}")
+        left.set(xlabel=f"truth{in_unit}", ylabel=f"answer{in_unit}")
         right.axhline(0, color=MUTED, linewidth=0.8)
         for at, style in ((bias, "-"), (bias - spread, (0, (4, 3))), (bias + spread, (0, (4, 3)))):
             right.axhline(at, color=SERIES[1], linewidth=1.1, linestyle=style)
         right.plot(truth, error, color=SERIES[0], marker=".", markersize=5, linewidth=0, alpha=0.8)
-        right.set(xlabel=f"truth, {unit}", ylabel=f"answer − truth, {unit}")
+        right.set(xlabel=f"truth{in_unit}", ylabel=f"answer − truth{in_unit}")
         return inline_svg(left, "answers over truth, and their difference over truth")
 
 

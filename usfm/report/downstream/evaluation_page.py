@@ -21,7 +21,7 @@ from torch import nn
 from usfm.data.labelled_set import LabelledSet
 from usfm.data.task_config import TaskConfig
 from usfm.metrics.classification import reliability
-from usfm.metrics.evaluation import Evaluation
+from usfm.metrics.evaluation import HIGHER_IS_BETTER, Evaluation
 from usfm.models.bundle import BundleSpec
 from usfm.models.windows import WindowConfig
 from usfm.report.downstream.calibration import CLAIMED, calibration_words, stated_and_true
@@ -80,6 +80,7 @@ def write_evaluation(folder: Path, of: Evaluated) -> Path:
         "evaluation.html",
         of=of,
         readable=readable,
+        less_is_better=not HIGHER_IS_BETTER[result.metric],
         score=result.scores[result.metric],
         patients=len(set(of.data.groups)),
         charts=_charts(of),

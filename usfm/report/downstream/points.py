@@ -38,7 +38,6 @@ class Point:
 
     Attributes:
         task: name.
-        kind: of the task.
         metric: name of the score.
         init: initialisation.
         fraction: of the training labels.
@@ -52,7 +51,6 @@ class Point:
     """
 
     task: str
-    kind: str
     metric: str
     init: str
     fraction: float
@@ -128,7 +126,7 @@ def points(tables: SweepTables, task: str) -> list[Point]:
             rows, runs = of_init[of_init.fraction == fraction], tables.runs(task, init, fraction)
             tested, metric = [row for run in runs.values() for row in run], str(rows.metric.iloc[0])
             made.append(Point(
-                task, str(rows.kind.iloc[0]), metric, init, fraction,
+                task, metric, init, fraction,
                 tuple(int(seed) for seed in rows.seed), tuple(float(value) for value in rows.value),
                 tuple(int(n) for n in rows.train_items), tuple(int(n) for n in rows.train_groups),
                 runs_score(metric, tables.task_configs[task].class_names, list(runs.values())),

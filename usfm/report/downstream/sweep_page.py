@@ -82,6 +82,9 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),
         own_settings=[init for init in tables.inits if tables.own_settings(init)],
+        searched=[
+            init for init in tables.inits if any(of.get(init) for of in tables.config.get("tuned", {}).values())
+        ],
         labels_before={name: list(of) for name, of in before.items()},
         with_labels=[init for init in tables.inits if any(of.get(init) for of in before.values())],
         perhaps_with_labels=[

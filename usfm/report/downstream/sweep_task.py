@@ -115,6 +115,11 @@ class TaskPart:
         return any(np.isnan(row["low"]) and row["seeds"] > 1 for row in cells)
 
     @property
+    def less_is_better(self) -> bool:
+        """Whether the score is an error."""
+        return not HIGHER_IS_BETTER[self.metric]
+
+    @property
     def folds_tested(self) -> int:
         """How many folds the seeds of the first point tested."""
         return len({self.config.of_seed(seed).fold for seed in self.points[0].seeds})
