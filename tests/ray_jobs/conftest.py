@@ -1,5 +1,6 @@
 """One Ray cluster for the tests of this folder: to start and end one takes ten seconds and more; and small runs."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,21 +24,34 @@ SHARED = ExitStack()
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 
 
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[dict[str, str]]:
+    """The variables that lead to an S3 server of this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server.stop()
+
+
 @pytest.fixture(scope="module")
-def ray_cluster() -> None:
-    """A local Ray cluster of two CPUs, which the modules of this folder share."""
+def ray_cluster(s3_environment: dict[str, str]) -> None:
+    """A local Ray cluster of two CPUs, which the modules of this folder share; its workers know the S3 server."""
     import ray
 
     if not ray.is_initialized():
-        SHARED.enter_context(connect(CLUSTER))
-
-
-@pytest.fixture(scope="module")
-def own_ray_cluster() -> Iterator[None]:
-    """The same for one module alone, whose workers inherit the environment of now."""
-    SHARED.close()
-    with connect(CLUSTER):
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in s3_environment.items():
+                patch.setenv(name, value)
+            SHARED.enter_context(connect(CLUSTER))
 
 
 @pytest.hookimpl(trylast=True)  # after the fixtures of the last module

@@ -25,10 +25,15 @@ VALUES = {
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_frozen_sweep_computes_features_once_and_scores_as_without(small_shards: Path, tmp_path: Path) -> None:
-    inits = {"linear": "scratch", "attentive": {"head": {"name": "attentive"}}, "tuned": {"freeze_encoder": False}}
+    inits = {
+        "linear": {"fractions": [0.5]},
+        "attentive": {"head": {"name": "attentive"}, "fractions": [1.0]},
+        "tuned": {"freeze_encoder": False, "fractions": [1.0]},
+    }
     config = sweep.SweepConfig.build({
         "run_dir": str(tmp_path / "sweep"), "shards": str(small_shards), "finetune": VALUES,
         "fractions": [0.5, 1.0], "seeds": [0, 1], "inits": inits, "tasks": [{**VIEW, "canvas_px": 64}],
+        "max_concurrent": 1,  # every process more imports torch
     })  # fmt: skip
     folder = sweep.run(config, Console())
     # one folder per first encoder (a seed each); both heads share it, and what is not frozen needs none
@@ -64,7 +69,7 @@ def test_an_optuna_search_of_heads_and_rates_learns_from_features(small_shards: 
     config = sweep.SweepConfig.build({
         "run_dir": str(tmp_path / "sweep"), "shards": str(small_shards), "finetune": VALUES, "fractions": [1.0],
         "seeds": [0], "inits": {"scratch": "scratch"}, "tasks": [{**VIEW, "canvas_px": 64}],
-        "search": {"space": space, "samples": 2, "algorithm": "optuna"},
+        "search": {"space": space, "samples": 2, "algorithm": "optuna"}, "max_concurrent": 1,
     })  # fmt: skip
     folder = sweep.run(config, Console())
     (cache,) = (folder / "features").iterdir()

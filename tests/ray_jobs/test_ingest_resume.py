@@ -68,7 +68,7 @@ def whole(ray_cluster: None, tiny_archive: Path, tmp_path_factory: pytest.TempPa
     return output
 
 
-@pytest.mark.parametrize(("where", "seed"), [("read", 0), ("read", 1), ("assemble", 2)])
+@pytest.mark.parametrize(("where", "seed"), [("read", 0), ("assemble", 2)])
 def test_driver_killed_at_a_drawn_moment(
     whole: Path, tiny_archive: Path, tmp_path: Path, where: str, seed: int
 ) -> None:
@@ -94,14 +94,13 @@ def test_driver_killed_at_a_drawn_moment(
     assert not list((tmp_path / "s").rglob("*.tries"))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 def test_workers_killed_in_the_middle_of_a_chunk(
-    whole: Path, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    whole: Path, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of some drawn files takes its process along once (out of memory, a node that goes)."""
     plain = ingest_tasks.process
     names = [path.name for path in tiny_archive.rglob("*.*") if path.suffix in (".png", ".jpg", ".avi", ".dcm")]
-    doomed = set(random.Random(seed).sample(sorted(names), 6))
+    doomed = set(random.Random(0).sample(sorted(names), 6))
     marks = tmp_path / "marks"
     marks.mkdir()
 

@@ -1,14 +1,12 @@
 """Ingest through a real S3 protocol server, and from zip files: the same bytes as from a local folder."""
 
 import hashlib
-import logging
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from ray_jobs import ingest_tasks
 from ray_jobs.console import Console
@@ -23,31 +21,15 @@ OWN = ("config.yaml", "ingest.json")  # know places and times
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of an S3 server of this process; its address is in the environment."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+def bucket(s3_environment: dict[str, str]) -> Iterator[str]:
+    """A bucket of the S3 server that Ray's workers know too; its address is in the environment."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
+        for name, value in s3_environment.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
         s3fs.S3FileSystem().mkdir("bucket")
         yield "s3://bucket"
         s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def cluster(bucket: str, own_ray_cluster: None) -> None:
-    """Ray, started after the server's address is known: its workers inherit the environment."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +39,7 @@ def remote_archive(bucket: str, tiny_archive: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def local(cluster: None, tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def local(ray_cluster: None, tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of the same archive on local disk."""
     return Path(run(config(tiny_archive, tmp_path_factory.mktemp("local") / "shards"), Console()).output)
 

@@ -31,7 +31,12 @@ HALF = {"restored": TASKS["restored"], "size": TASKS["size"], "head": HEAD, "vie
 def test_a_stopped_pretraining_goes_on_to_the_same_bits(
     small_shards: Path, tmp_path: Path, kind: str, precision: str
 ) -> None:
-    values = {"objective": {"kind": kind, "spatial_mask": {"unit_px": 8}}, "precision": precision}
+    encoder = {"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.2}
+    values = {
+        "objective": {"kind": kind, "spatial_mask": {"unit_px": 8}},
+        "precision": precision,
+        "encoder": encoder,
+    }
     whole = run(config_of(small_shards, tmp_path / "whole", **values), device="cuda")
     stopped = config_of(small_shards, tmp_path / "stopped", **values)
     assert run(stopped, stop_after=4, device="cuda") == whole[:4]

@@ -22,7 +22,7 @@ from usfm.train.finetune_config import FinetuneConfig
 from usfm.train.finetune_loss import TaskLoss
 from usfm.train.journal import read_journal
 
-ENCODER = {"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
+ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 
 
 def config_of(shards: Path, run_dir: Path, task: dict, **values) -> FinetuneConfig:
@@ -119,7 +119,8 @@ def test_one_class_is_no_classification() -> None:
 @pytest.mark.parametrize(("task", "least"), [(HEAD, 0.75), (VIEW, 0.95)])
 def test_finetuning_learns_and_reports(small_shards: Path, tmp_path: Path, task: dict, least: float) -> None:
     context = PlainContext()
-    result = finetune(config_of(small_shards, tmp_path, task, steps=60, eval_every=20), context)
+    optim = {"lr": 2e-3, "base_batch": 8}
+    result = finetune(config_of(small_shards, tmp_path, task, steps=60, eval_every=20, optim=optim), context)
     assert result["value"] > least
     assert [row["step"] for row in context.reports] == [20, 40, 60]
     assert result["val_value"] == max(row["val_value"] for row in context.reports)

@@ -22,7 +22,7 @@ def config_of(shards: Path, run_dir: Path, **values) -> PretrainConfig:
     base = {
         "run_dir": str(run_dir), "seed": 5,
         "data": {"shards": str(shards), "canvas_px": 64, "sampling": {"chunk_size": 24}},
-        "encoder": {"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.2},
+        "encoder": {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.2},
         "objective": {"spatial_mask": {"unit_px": 8}},
         "batch": {"global_size": 12, "micro_size": 4}, "epochs": 2, "epoch_samples": 36,
         "optim": {"lr": 0.01}, "checkpoint_every": 2,
@@ -107,7 +107,7 @@ def test_the_global_batch_is_the_same_on_any_number_of_workers(small_shards: Pat
 def test_two_workers_average_to_the_same_update(small_shards: Path, tmp_path: Path) -> None:
     """Lanes accumulated on one worker equal the mean over two workers' lanes, but for rounding."""
     config = config_of(small_shards, tmp_path, batch={"global_size": 8, "micro_size": 4},
-                       encoder={"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.0})  # fmt: skip
+                       encoder={"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0})  # fmt: skip
     from usfm.data.augment import random_crops
     from usfm.models.pixel_objective import PixelObjective
 

@@ -77,7 +77,7 @@ def run_dir(shards, tmp_path_factory) -> Path:
         {
             "run_dir": str(folder), "seed": 3, "epochs": 1, "epoch_samples": 32,
             "data": {"shards": str(shards), "canvas_px": 64, "sampling": {"chunk_size": 32}},
-            "encoder": {"size": "tiny", "img_px": 32, "patch_px": 8, "drop_path": 0.2},
+            "encoder": {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.2},
             "objective": {"spatial_mask": {"unit_px": 8}}, "batch": {"global_size": 8, "micro_size": 8},
         }
     )  # fmt: skip
@@ -98,7 +98,7 @@ def sweep_dir(shards, tmp_path_factory) -> Path:
     config = FinetuneConfig.build(
         {
             "shards": str(shards), "run_dir": str(folder / "trial"), "task": {**HEAD, "canvas_px": 64},
-            "encoder": {"size": "tiny", "img_px": 32, "patch_px": 8}, "steps": 3, "batch_size": 8, "eval_every": 3,
+            "encoder": {"size": "nano", "img_px": 32, "patch_px": 8}, "steps": 3, "batch_size": 8, "eval_every": 3,
         }
     )  # fmt: skip
     finetune(config, PlainContext(device=torch.device("cpu")))
