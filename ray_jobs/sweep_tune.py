@@ -104,8 +104,9 @@ def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, en
     ]
     trainable = tune.with_parameters(run_planned, placement=_placement(config))
     first = next(iter(by_name.values()))
-    grid = _fit(config, first, trainable, {"trial": tune.grid_search(specs)}, ended, trial_dirname_creator=_name)
-    _book(grid, lambda values: by_name[values["trial"]["name"]], ledger)
+    space = {"trial": tune.grid_search(specs)}
+    grid, completed = _fit(config, first, trainable, space, ended, trial_dirname_creator=_name)
+    _book(grid, completed, lambda values: by_name[values["trial"]["name"]], ledger)
 
 
 def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable[[], None]) -> None:
@@ -133,8 +134,9 @@ def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable
     trainable = tune.with_parameters(
         run_searched, study=study, at=at, placement=_placement(config), features=_features_of(config, study)
     )
-    grid = _fit(config, study.trial(*at), trainable, {}, ended, search_alg=algorithm, num_samples=missing)
-    _book(grid, lambda values: study.trial(*at, values), ledger)
+    options = {"search_alg": algorithm, "num_samples": missing}
+    grid, completed = _fit(config, study.trial(*at), trainable, {}, ended, **options)
+    _book(grid, completed, lambda values: study.trial(*at, values), ledger)
 
 
 def _features_of(config: SweepConfig, study: Study) -> str:
@@ -168,8 +170,8 @@ def _fit(
     space: dict[str, Any],
     ended: Callable[[], None],
     **options: Any,
-) -> Any:
-    """Run one Tuner to its end; returns its grid of results."""
+) -> tuple[Any, list[Mapping[str, Any]]]:
+    """Run one Tuner to its end; returns its grid of results, and the last report of each trial that it let go."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
@@ -181,6 +183,7 @@ def _fit(
         most = example.config.steps
         grace = max(1, round(config.search.grace * most))
         scheduler = ASHAScheduler("step", metric=SCORE, mode=_mode(example), max_t=most, grace_period=grace)
+    following = _following(ended)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space=space,
@@ -195,10 +198,10 @@ def _fit(
             storage_path=str(Path(config.run_dir).absolute()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=config.retries),
-            callbacks=[_following(ended)],
+            callbacks=[following],
         ),
     )
-    return tuner.fit()
+    return tuner.fit(), following.completed
 
 
 def _following(ended: Callable[[], None]) -> Any:
@@ -206,26 +209,42 @@ def _following(ended: Callable[[], None]) -> Any:
     from ray import tune
 
     class Following(tune.Callback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.completed: list[Mapping[str, Any]] = []  # last reports, of those that ended and that were stopped
+
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
             if IN_VAIN in result:
                 trial.max_failures = 0  # Tune's limit is one for all trials and all errors
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.completed.append({**trial.last_result, "config": trial.config})
             ended()
 
     return Following()
 
 
-def _book(grid: Any, trial_of: Callable[[Mapping[str, Any]], Trial], ledger: Ledger) -> None:
-    """Note what did not come to its end: failed, or stopped by the scheduler."""
+def _book(
+    grid: Any,
+    completed: Iterable[Mapping[str, Any]],
+    trial_of: Callable[[Mapping[str, Any]], Trial],
+    ledger: Ledger,
+) -> None:
+    """Note what did not come to its end: failed, or stopped by the scheduler.
+
+    Raises:
+        KeyboardInterrupt: the sweep was interrupted, which Tune keeps to itself; trials that it cut are not done.
+    """
     for result in grid:
         trial = trial_of(result.config)
-        if ledger.done(trial):
-            continue
-        if result.error:
+        if result.error and not ledger.done(trial):
             ledger.failures[trial.name] = str(result.error).strip().splitlines()[-1]
-        else:
-            ledger.stop(trial, result.metrics[SCORE])
+    for report in completed:
+        trial = trial_of(report["config"])
+        if trial.name not in ledger.failures and not ledger.done(trial):
+            ledger.stop(trial, report[SCORE])
+    of_grid = [trial_of(result.config) for result in grid]
+    if any(trial.name not in ledger.failures and not ledger.done(trial) for trial in of_grid):
+        raise KeyboardInterrupt
 
 
 def _domain(span: SearchRange) -> Any:

@@ -64,6 +64,45 @@ def test_a_killed_sweep_goes_on_to_the_same_table(small_shards: Path, tmp_path: 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+def test_an_interrupted_sweep_goes_on_to_the_same_table(
+    small_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = sweep.SweepConfig.build({
+        "run_dir": str(tmp_path / "sweep"), "shards": str(small_shards), "inits": {"scratch": "scratch"},
+        "fractions": [1.0], "seeds": [0, 1], "finetune": {**VALUES, "steps": 60},
+        "tasks": [{**VIEW, "canvas_px": 64}], "max_concurrent": 1,
+    })  # fmt: skip
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(config.to_yaml())
+    trials = list(sweep.trials(config).values())
+    middle = Path(trials[0].config.run_dir) / "state" / "middle.pt"
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and not middle.exists():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C; Tune catches it and returns
+
+    killer = threading.Thread(target=interrupt)
+    killer.start()
+    assert sweep.main(["--config", str(recipe)]) == 130
+    killer.join()
+    assert "run the same command again to go on" in capsys.readouterr().out
+    # cut in its middle, and not begun: neither was stopped by a scheduler
+    assert middle.exists()
+    assert not list((tmp_path / "sweep" / "trials").glob("*/stopped.json"))
+    assert sweep.main(["--config", str(recipe)]) == 0
+    with (tmp_path / "sweep" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    alone = finetune(trials[0].config.model_copy(update={"run_dir": str(tmp_path / "alone")}), PlainContext())
+    assert {key: float(rows[0][key]) for key in ("value", "val_value")} == {
+        k: alone[k] for k in ("value", "val_value")
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_trial_whose_process_alone_is_killed_goes_on_from_its_state(small_shards: Path, tmp_path: Path) -> None:
     config = sweep.SweepConfig.build({
         "run_dir": str(tmp_path / "sweep"), "shards": str(small_shards), "inits": {"scratch": "scratch"},
