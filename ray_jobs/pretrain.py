@@ -15,7 +15,7 @@ from usfm.data.left_out import left_out_text
 from usfm.data.location import absolute
 from usfm.data.patience import patiently
 from usfm.data.stream import ImageStream
-from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, RunTakenOver, ShardError, UsfmError
+from usfm.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, RunTakenOver, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
 from usfm.train.observe.check import check_observing, for_workers
 from usfm.train.ownership import claim, claim_start, is_owner, leave_when_taken
@@ -148,8 +148,7 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     observe = for_workers(config.observe)
     config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start, "observe": observe})
     derived = _derive(config, ImageStream(config.data, config.seed))
-    for name, unlisted in check_observing(config).items():
-        console.warn(f"probe task {name} leaves out: {left_out_text({'all': unlisted})}")
+    _check_probes(config, console)
     _resume_step(
         config, derived
     )  # before the folder says that it holds this run: refuses what cannot be gone on with
@@ -165,6 +164,19 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
         console.warn(f"shards are missing or damaged, others stood in for their samples: see {run_dir / REPLACED}")
     console.say(f"checkpoint   {latest_checkpoint(run_dir)}")
     return run_dir
+
+
+def _check_probes(config: PretrainJobConfig, console: Console) -> None:
+    """Refuse probes that cannot be scored; a run that has a checkpoint goes on without those of a refused row."""
+    try:
+        for name, unlisted in check_observing(config).items():
+            console.warn(f"probe task {name} leaves out: {left_out_text({'all': unlisted})}")
+    except ShardError:
+        raise
+    except DataError as error:
+        if latest_checkpoint(Path(config.run_dir)) is None:
+            raise
+        console.warn(f"{error}. The run goes on without these probes")
 
 
 def _fit(config: PretrainJobConfig, mark: str) -> dict[str, Any]:

@@ -95,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; `--resume RUN_DIR` stands for the config that a sweep left in its folder."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", metavar="RUN_DIR")
-    known, arguments = parser.parse_known_args(argv)
-    if known.resume:
-        arguments = ["--config", str(Path(known.resume) / "config.yaml"), f"run_dir={known.resume}", *arguments]
+    asked, arguments = parser.parse_known_args(argv)
+    if asked.resume:
+        arguments = ["--config", str(Path(asked.resume) / "config.yaml"), f"run_dir={asked.resume}", *arguments]
     return job.main(
         SweepConfig, run, plan, arguments, command="sweep", recipe="label_efficiency_tiny",
         description="Sweep label fractions and initialisations over tasks with Ray Tune, or search "

@@ -106,7 +106,7 @@ def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, en
     first = next(iter(by_name.values()))
     space = {"trial": tune.grid_search(specs)}
     grid, completed = _fit(config, first, trainable, space, ended, trial_dirname_creator=_name)
-    _book(grid, completed, lambda values: by_name[values["trial"]["name"]], ledger)
+    _book(grid, completed, len(specs), lambda values: by_name[values["trial"]["name"]], ledger)
 
 
 def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable[[], None]) -> None:
@@ -136,7 +136,7 @@ def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable
     )
     options = {"search_alg": algorithm, "num_samples": missing}
     grid, completed = _fit(config, study.trial(*at), trainable, {}, ended, **options)
-    _book(grid, completed, lambda values: study.trial(*at, values), ledger)
+    _book(grid, completed, missing, lambda values: study.trial(*at, values), ledger)
 
 
 def _features_of(config: SweepConfig, study: Study) -> str:
@@ -226,10 +226,18 @@ def _following(ended: Callable[[], None]) -> Any:
 def _book(
     grid: Any,
     completed: Iterable[Mapping[str, Any]],
+    asked: int,
     trial_of: Callable[[Mapping[str, Any]], Trial],
     ledger: Ledger,
 ) -> None:
     """Note what did not come to its end: failed, or stopped by the scheduler.
+
+    Args:
+        grid: Tune's results, of the trials that it made.
+        completed: last reports of those that ended or were stopped.
+        asked: how many trials there should be.
+        trial_of: the trial of a Tune config.
+        ledger: where it is noted.
 
     Raises:
         KeyboardInterrupt: the sweep was interrupted, which Tune keeps to itself; trials that it cut are not done.
@@ -243,7 +251,8 @@ def _book(
         if trial.name not in ledger.failures and not ledger.done(trial):
             ledger.stop(trial, report[SCORE])
     of_grid = [trial_of(result.config) for result in grid]
-    if any(trial.name not in ledger.failures and not ledger.done(trial) for trial in of_grid):
+    ended = sum(trial.name in ledger.failures or ledger.done(trial) for trial in of_grid)
+    if ended < asked:
         raise KeyboardInterrupt
 
 

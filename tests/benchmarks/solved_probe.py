@@ -79,6 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if trial.init in options.inits and trial.config.fraction in options.fractions:
             point = (trial.config.task.name, trial.init, trial.config.fraction)
             scores.setdefault(point, []).append(solved_score(trial.config))
+    for name, asked, place in (("inits", options.inits, 1), ("fractions", options.fractions, 2)):
+        if lacking := set(asked) - {point[place] for point in scores}:
+            parser.error(
+                f"--{name}: {options.config} has no trials of {', '.join(map(str, lacking))} among those asked for"
+            )
     for (task, init, fraction), of in scores.items():
         print(f"{task} {init} {fraction:g}: {np.mean(of):.3f} ({', '.join(f'{one:.3f}' for one in of)})")
 

@@ -79,14 +79,18 @@ def test_an_interrupted_sweep_goes_on_to_the_same_table(
 
     def interrupt() -> None:
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline and not middle.exists():
+        while time.monotonic() < deadline and running.is_set() and not middle.exists():
             time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C; Tune catches it and returns
+        if middle.exists() and running.is_set():
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C; Tune catches it and returns
 
-    killer = threading.Thread(target=interrupt)
+    running, killer = threading.Event(), threading.Thread(target=interrupt)
+    running.set()
     killer.start()
-    assert sweep.main(["--config", str(recipe)]) == 130
+    status = sweep.main(["--config", str(recipe)])
+    running.clear()
     killer.join()
+    assert status == 130
     assert "run the same command again to go on" in capsys.readouterr().out
     # cut in its middle, and not begun: neither was stopped by a scheduler
     assert middle.exists()

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from usfm.data.shard_reader import ShardReader
 from usfm.data.shards import ShardIndex
 from usfm.data.stream import StreamConfig
 from usfm.data.task_config import TaskConfig
-from usfm.errors import CheckpointError, ConfigError, DataError
+from usfm.errors import CheckpointError, ConfigError, DataError, UsfmError
 from usfm.file_hash import file_sha256
 from usfm.models.bundle import SPEC, read_bundle_spec
 from usfm.models.weights.read import read_weights
@@ -125,9 +126,11 @@ def labels_of_tested(init: str, task: TaskConfig, shards: str) -> bool | None:
         task: that is tested.
         shards: of the task; where they are gone nothing is taken for kept apart.
     """
+    if init == SCRATCH:
+        return False
     apart_on = None
     if task.split_by == "split":
-        with suppress(DataError):
+        with suppress(UsfmError):  # also a storage that does not answer
             apart_on = ShardIndex.load(shards).fingerprint
     return labels_behind([init], apart_on)
 
@@ -152,12 +155,19 @@ def labels_warning(start: str, learnt: bool | None, tasks: Sequence[str] = ()) -
     )
 
 
+@lru_cache(maxsize=64)  # a sweep asks for every trial
+def _unlabelled(file: Path, size: int, changed_ns: int) -> bool:
+    """Whether a weight file, as of its last change, is one that no labels were used for."""
+    report = read_weights(file).report
+    return report.sha256 == AUTHORS_SHA256 or report.layout in UNLABELLED
+
+
 def _trained_with_labels(source: Path, apart_on: str | None, depth: int = 0) -> bool | None:
     source = whole_source(source)
     try:
         if source.is_file():
-            report = read_weights(source).report
-            return False if report.sha256 == AUTHORS_SHA256 or report.layout in UNLABELLED else None
+            stat = source.stat()
+            return False if _unlabelled(source, stat.st_size, stat.st_mtime_ns) else None
         if (source / SPEC).exists():
             spec = read_bundle_spec(source)
             if spec.kind != "embedding":

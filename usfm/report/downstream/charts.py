@@ -69,8 +69,8 @@ def reached(match: Match) -> str:
 
 def bounded(match: Match) -> str:
     """Between which tried fractions a match lies, as far as paired differences decide it."""
-    sides = (("worse", "with", match.worse_at), ("better", "with", match.better_at))
-    said = [f"{what} {how} {share(at)}" for what, how, at in sides if at is not None]
+    sides = (("worse", match.worse_at), ("better", match.better_at))
+    said = [f"{what} with {share(at)}" for what, at in sides if at is not None]
     return ", ".join(said) or "not decided"
 
 

@@ -24,8 +24,8 @@ class Match:
         least: the smallest fraction that was tried; a match there may lie lower still.
         worse_at: the largest tried fraction at which it is still worse than the base with all labels (paired, the
             whole interval); None = at none.
-        better_at: the smallest tried fraction above that at which it is better; None = at none. The match lies
-            between the two; without either of them nothing is decided.
+        better_at: the smallest tried fraction above that at which it is better; None = at none. Where the curve
+            rises, the match lies between the two; without either of them nothing is decided.
     """
 
     task: str
@@ -36,11 +36,6 @@ class Match:
     least: float
     worse_at: float | None = None
     better_at: float | None = None
-
-    @property
-    def decided(self) -> bool:
-        """Whether a paired difference bounds the match from one side at least."""
-        return self.worse_at is not None or self.better_at is not None
 
     def row(self) -> dict[str, Any]:
         """One line of matches.csv."""
