@@ -18,7 +18,7 @@ from usfm.errors import CheckpointError, ConfigError, DataError, UsfmError
 from usfm.file_hash import file_sha256
 from usfm.models.bundle import SPEC, read_bundle_spec
 from usfm.models.weights.read import read_weights
-from usfm.models.weights.report import AUTHORS_SHA256
+from usfm.models.weights.report import AUTHORS_SHA256, WeightsReport
 from usfm.train.checkpoint import STATE
 from usfm.train.finetune_config import SCRATCH
 from usfm.train.initial_weights import whole_source
@@ -156,10 +156,9 @@ def labels_warning(start: str, learnt: bool | None, tasks: Sequence[str] = ()) -
 
 
 @lru_cache(maxsize=64)  # a sweep asks for every trial
-def _unlabelled(file: Path, size: int, changed_ns: int) -> bool:
-    """Whether a weight file, as of its last change, is one that no labels were used for."""
-    report = read_weights(file).report
-    return report.sha256 == AUTHORS_SHA256 or report.layout in UNLABELLED
+def _report(file: Path, size: int, changed_ns: int) -> WeightsReport:
+    """What a weight file is, as of its last change."""
+    return read_weights(file).report
 
 
 def _trained_with_labels(source: Path, apart_on: str | None, depth: int = 0) -> bool | None:
@@ -167,7 +166,8 @@ def _trained_with_labels(source: Path, apart_on: str | None, depth: int = 0) -> 
     try:
         if source.is_file():
             stat = source.stat()
-            return False if _unlabelled(source, stat.st_size, stat.st_mtime_ns) else None
+            report = _report(source, stat.st_size, stat.st_mtime_ns)
+            return False if report.sha256 == AUTHORS_SHA256 or report.layout in UNLABELLED else None
         if (source / SPEC).exists():
             spec = read_bundle_spec(source)
             if spec.kind != "embedding":
