@@ -37,8 +37,9 @@ def test_a_heat_map_by_hand() -> None:
 
 
 def test_scores_have_names_for_readers() -> None:
-    assert [readable(name) for name in ("dice", "hd95_mm", "balanced_accuracy")] == [
-        "Dice", "HD95, mm", "Balanced accuracy",
+    names = ("dice", "hd95_mm", "balanced_accuracy", "iou_nerve", "hd95_px_deep_vessel", "sensitivity_nerve")
+    assert [readable(name) for name in names] == [
+        "Dice", "HD95, mm", "Balanced accuracy", "IoU, nerve", "HD95, px, deep vessel", "Sensitivity nerve",
     ]  # fmt: skip
 
 

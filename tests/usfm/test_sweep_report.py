@@ -69,6 +69,7 @@ def test_the_share_of_labels_that_equals_all_from_scratch(tables) -> None:
     reached = [p.fraction for p in found if p.init == "dual" and p.score.value >= target]
     assert 0 < dual.fraction <= min(reached)
     assert matches(found, to_all, None) == []
+    assert matches([point for point in found if point.fraction == 1.0], to_all, "scratch") == []  # no curve
 
 
 def test_the_score_with_all_labels_from_scratch_is_compared_with_every_point(tables) -> None:

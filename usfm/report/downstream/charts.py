@@ -54,8 +54,13 @@ def readable(metric: str) -> str:
     """Name of a score for a reader."""
     if metric.endswith("_input"):
         return f"{readable(metric.removesuffix('_input'))} of the input"
+    if metric in NAMES:
+        return NAMES[metric]
+    score = max((name for name in NAMES if metric.startswith(f"{name}_")), key=len, default=None)
+    if score is not None:  # of one class
+        return f"{NAMES[score]}, {metric.removeprefix(f'{score}_').replace('_', ' ')}"
     text = metric.replace("_", " ")
-    return NAMES.get(metric, text[:1].upper() + text[1:])
+    return text[:1].upper() + text[1:]
 
 
 def reached(match: Match) -> str:

@@ -43,7 +43,7 @@ class Match:
 
 
 def matches(found: Sequence[Point], to_all: Sequence[Difference], base: str | None) -> list[Match]:
-    """For every initialisation, the fraction at which it equals the base with all labels.
+    """For every initialisation that was tried with several fractions, the one at which it equals the base with all.
 
     Args:
         found: points of one task.
@@ -54,6 +54,8 @@ def matches(found: Sequence[Point], to_all: Sequence[Difference], base: str | No
     made = []
     for init in dict.fromkeys(point.init for point in found if point.init != base) if whole else ():
         curve = {point.fraction: point.score.value for point in found if point.init == init}
+        if len(curve) < 2:  # a point is no curve
+            continue
         target, task = whole[0].score.value, whole[0].task
         fraction = fraction_to_match(curve, target, HIGHER_IS_BETTER[whole[0].metric])
         verdict = {of.fraction: of.verdict for of in to_all if (of.init, of.base) == (init, base)}
