@@ -74,12 +74,15 @@ def test_of_a_number_the_page_says_the_unit_and_that_errors_grow(small_shards: P
     data = load_task(str(small_shards), task)["test"]
     model = TaskModel(ENCODER, task.kind, 1).eval()
     result = evaluate(model, data, task, 32, torch.device("cpu"))
-    spec = BundleSpec(kind=task.kind, name="made", encoder=ENCODER)
+    metrics = {"fraction": 1.0, "labels_before": None, "sure": True}
+    spec = BundleSpec(kind=task.kind, name="made", encoder=ENCODER, metrics=metrics)
     row = {"metric": "mae", "low": 1.0, "high": 3.0, "drop_low": 0.0, "drop_high": 2.0}
     clean = {**row, "corruption": "none", "severity": 0, "value": 2.0, "drop": 0.0}
     grid = grid_of([clean, {**row, "corruption": "gain", "severity": 1, "value": 3.0, "drop": 1.0}], 6, 3)
     of = Evaluated(result, model, spec, task, data, "test", str(small_shards), WindowConfig(), grid)
     page = " ".join(write_evaluation(tmp_path, of).read_text().split())
+    told = [cell.split("</td>")[0].rpartition(">")[2] for cell in page.split('<th scope="row">')[-3:]]
+    assert told == ["1.0", "not known", "yes"]
     assert "fine-tuned on" in page  # what the encoder was pre-trained on is not counted there
     assert "Target: mask_perimeter; it and its errors are in px." in page
     assert "the strongest where the error grows by a third or more" in page
