@@ -242,16 +242,15 @@ def _book(
     Raises:
         KeyboardInterrupt: the sweep was interrupted, which Tune keeps to itself; trials that it cut are not done.
     """
-    for result in grid:
-        trial = trial_of(result.config)
+    of_grid = [(trial_of(result.config), result) for result in grid]
+    for trial, result in of_grid:
         if result.error and not ledger.done(trial):
             ledger.failures[trial.name] = str(result.error).strip().splitlines()[-1]
     for report in completed:
         trial = trial_of(report["config"])
         if trial.name not in ledger.failures and not ledger.done(trial):
             ledger.stop(trial, report[SCORE])
-    of_grid = [trial_of(result.config) for result in grid]
-    ended = sum(trial.name in ledger.failures or ledger.done(trial) for trial in of_grid)
+    ended = sum(trial.name in ledger.failures or ledger.done(trial) for trial, _ in of_grid)
     if ended < asked:
         raise KeyboardInterrupt
 

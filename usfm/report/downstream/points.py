@@ -144,7 +144,7 @@ def pairs(tables: SweepTables) -> list[tuple[str, str]]:
 
 def differences(tables: SweepTables, task: str) -> list[Difference]:
     """Paired differences of a task at every fraction where both sides have a seed in common."""
-    return _differences(tables, task, lambda row: True)
+    return _differences(tables, task, _every)
 
 
 def differences_to_all(tables: SweepTables, task: str) -> list[Difference]:
@@ -155,7 +155,7 @@ def differences_to_all(tables: SweepTables, task: str) -> list[Difference]:
     of_task = tables.done[(tables.done.task == task) & (tables.done.init != tables.base)]
     tried = {(str(init), float(fraction)) for init, fraction in zip(of_task.init, of_task.fraction, strict=True)}
     ordered = sorted(tried, key=lambda point: (tables.inits.index(point[0]), point[1]))
-    made = [_difference(tables, task, point, whole, lambda row: True) for point in ordered]
+    made = [_difference(tables, task, point, whole, _every) for point in ordered]
     return [of for of in made if of is not None]
 
 
@@ -167,7 +167,7 @@ def unseen_differences(tables: SweepTables, task: str) -> list[Difference]:
     """
     if tables.task_configs[task].split_by == "split":
         return []
-    return _differences(tables, task, lambda row: bool(row["split"] != "train"))
+    return _differences(tables, task, _held_out)
 
 
 def _differences(tables: SweepTables, task: str, keep: Callable[[Mapping[str, Any]], bool]) -> list[Difference]:
@@ -196,6 +196,15 @@ def _difference(
     sides = [[runs[seed] for seed in seeds] for runs in (first, second)]
     compared = compare(sides[0], sides[1], metric, tables.task_configs[task].class_names)
     return Difference(task, one[0], other[0], one[1], other[1], compared)
+
+
+def _every(row: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _held_out(row: Mapping[str, Any]) -> bool:
+    """Whether ingest held an item out for validation or test."""
+    return bool(row["split"] != "train")
 
 
 def _kept(runs: Mapping[int, Items], keep: Callable[[Mapping[str, Any]], bool]) -> dict[int, Items]:
