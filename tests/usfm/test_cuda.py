@@ -47,7 +47,7 @@ def test_a_stopped_pretraining_goes_on_to_the_same_bits(
 
 def test_thirty_steps_have_the_losses_of_the_cpu(small_shards: Path, tmp_path: Path) -> None:
     first, second = (thirty_steps(small_shards, tmp_path / device, device) for device in ("cpu", "cuda"))
-    for name, relative in {"loss": 2e-3, "spatial": 2e-3, "frequency": 1e-2, "lr": 1e-12}.items():
+    for name, relative in {"loss": 1e-2, "spatial": 1e-2, "frequency": 3e-2, "lr": 1e-12}.items():
         got, wanted = (np.array([row[name] for row in which]) for which in (second, first))
         assert got == pytest.approx(wanted, rel=relative), name
 
