@@ -43,6 +43,7 @@ def describe_environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),  # other ones round otherwise
         "device": device,
         "git_revision": _git_revision(),
         "packages": versions,
