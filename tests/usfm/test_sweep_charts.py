@@ -9,18 +9,16 @@ from sweep_factory import write_sweep
 
 from usfm.report.downstream.charts import (
     MARKERS,
-    bounded,
     colours,
     difference_chart,
     pair_looks,
-    reached,
-    readable,
     reliability_chart,
 )
 from usfm.report.downstream.matches import Match
 from usfm.report.downstream.points import Difference, differences
 from usfm.report.downstream.robust import grid_of
 from usfm.report.downstream.tables import read_sweep
+from usfm.report.downstream.words import bounded, reached, readable
 from usfm.report.template import share
 
 

@@ -26,9 +26,10 @@ from typing import Any
 from usfm.data.left_out import left_out_text
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
-from usfm.report.downstream.charts import bounded, colours, reached, readable
+from usfm.report.downstream.charts import colours
 from usfm.report.downstream.sweep_task import TABLE_NAMES, TaskPart, task_part
 from usfm.report.downstream.tables import SweepTables, read_sweep, write_table
+from usfm.report.downstream.words import bounded, reached, readable
 from usfm.report.figures import css_colour
 from usfm.report.sections import read_json
 from usfm.report.template import render
