@@ -48,7 +48,12 @@ def test_a_match_below_every_point_is_a_bound() -> None:
     ]  # fmt: skip
     bounds = ((None, None), (0.05, None), (None, 0.2), (0.05, 0.125))
     assert [bounded(replace(of, worse_at=worse, better_at=better)) for worse, better in bounds] == [
-        "not decided", "worse with 5 %", "better with 20 %", "worse with 5 %, better with 12.5 %",
+        "not decided; 1 seed", "worse with 5 %; 1 seed", "better with 20 %; 1 seed",
+        "worse with 5 %, better with 12.5 %; 1 seed",
+    ]  # fmt: skip
+    seeds = ((2, 5), (5, 5))
+    assert [bounded(replace(of, fewest_seeds=fewest, most_seeds=most)) for fewest, most in seeds] == [
+        "not decided; 2 to 5 seeds", "not decided; 5 seeds",
     ]  # fmt: skip
     assert [share(fraction) for fraction in (0.0005, 0.125, 0.2, 1.0)] == ["0.05 %", "12.5 %", "20 %", "100 %"]
 

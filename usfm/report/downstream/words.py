@@ -28,7 +28,7 @@ def readable(metric: str) -> str:
 
 
 def reached(match: Match) -> str:
-    """The fraction of a match for a reader, read off the curve of means."""
+    """The fraction of a match for a reader."""
     if match.fraction is None:
         return "not reached"
     if match.fraction <= match.least:
@@ -37,7 +37,9 @@ def reached(match: Match) -> str:
 
 
 def bounded(match: Match) -> str:
-    """Between which tried fractions a match lies, as far as paired differences decide it."""
+    """Between which tried fractions a match lies, as far as paired differences decide it, and their seeds."""
     sides = (("worse", match.worse_at), ("better", match.better_at))
     said = [f"{what} with {share(at)}" for what, at in sides if at is not None]
-    return ", ".join(said) or "not decided"
+    fewest, most = match.fewest_seeds, match.most_seeds
+    seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' if most > 1 else ''}"
+    return f"{', '.join(said) or 'not decided'}; {seeds}"
