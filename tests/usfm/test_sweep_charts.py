@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sweep_factory import write_sweep
 
+from usfm.metrics.item_scores import MASK_COLUMNS
 from usfm.report.downstream.charts import (
     MARKERS,
     colours,
@@ -37,8 +38,10 @@ def test_a_heat_map_by_hand() -> None:
 def test_scores_have_names_for_readers() -> None:
     names = ("dice", "hd95_mm", "balanced_accuracy", "iou_nerve", "hd95_px_deep_vessel", "sensitivity_nerve")
     assert [readable(name) for name in names] == [
-        "Dice", "HD95, mm", "Balanced accuracy", "IoU, nerve", "HD95, px, deep vessel", "Sensitivity nerve",
+        "Dice", "HD95, mm", "Balanced accuracy", "IoU, nerve", "HD95, px, deep vessel", "Sensitivity, nerve",
     ]  # fmt: skip
+    for name in MASK_COLUMNS:  # these are given of single classes too
+        assert readable(f"{name}_deep_vessel") == f"{readable(name)}, deep vessel"
 
 
 def test_a_match_below_every_point_is_a_bound() -> None:

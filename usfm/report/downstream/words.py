@@ -9,6 +9,7 @@ NAMES = {
     "dice": "Dice", "iou": "IoU", "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "mae": "MAE", "rmse": "RMSE",
     "psnr": "PSNR, dB", "ssim": "SSIM", "macro_f1": "Macro F1", "gcnr": "gCNR", "hd95_px": "HD95, px",
     "hd95_mm": "HD95, mm", "assd_px": "ASSD, px", "assd_mm": "ASSD, mm", "missed": "One mask empty, share",
+    "sensitivity": "Sensitivity", "specificity": "Specificity",
     "pearson": "Pearson’s r", "loa_low": "Limit of agreement, lower", "loa_high": "Limit of agreement, upper",
     "circumference_mae_mm": "MAE of the circumference, mm",
 }  # fmt: skip
