@@ -147,7 +147,7 @@ def test_one_seed_of_several_decides_nothing(tmp_path: Path, seed: int, alone: s
     page = " ".join(Page(write_sweep_report(folder, robustness=False)).text.split())
     assert page.count("(not decided; 1 seed)") == 3  # headline, chart and its caption
     assert "with one seed they are over patients alone" in page
-    assert "beyond its interval of two seeds or more" in page
+    assert "beyond its interval of two seeds or more (below that share nothing is read" in page
 
 
 def test_seeds_that_one_share_lacks_move_no_other(tmp_path: Path) -> None:
