@@ -93,9 +93,11 @@ def _draw_match(
     if match is not None and match.fraction is not None:
         axes.vlines(match.fraction, bottom, level, color=colour_of[match.init], linewidth=1.3,
                     linestyle=(0, (2, 2)), zorder=2)  # fmt: skip
-        left = match.fraction < 0.15
+        start, end = axes.get_xlim()
+        left = match.fraction**2 < start * end  # of the logarithmic axis' middle; the words go where there is room
+        bounds = bounded(match).replace("; ", ";\n")  # wider than the room they would squeeze the axes
         axes.annotate(
-            f"{reached(match)} of labels = {base} with all\n({bounded(match)})", (match.fraction, bottom),
+            f"{reached(match)} of labels = {base} with all\n({bounds})", (match.fraction, bottom),
             (6 if left else -6, 5), textcoords="offset points", fontsize=8, color=INK,
             ha="left" if left else "right",
         )  # fmt: skip
