@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--task: {args.sweep} has scores of {', '.join(tables.tasks) or 'no task'}, not of {args.task}"
         )
     found, compared = points(tables, args.task), differences(tables, args.task)
-    matched = matches(found, differences_to_all(tables, args.task), tables.base)
+    matched = matches(found, differences_to_all(tables, args.task), tables.base, tables.seeds)
     charts = [curve_chart(found, tables.inits, tables.base, matched[0] if matched else None)]
     if compared:  # a sweep of one initialisation has nothing to compare
         charts.append(difference_chart(compared, tables.inits, tables.base))

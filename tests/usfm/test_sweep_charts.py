@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 from sweep_factory import write_sweep
 
+from usfm.metrics.item_scores import MASK_COLUMNS
 from usfm.report.downstream.charts import (
     MARKERS,
-    bounded,
     colours,
     difference_chart,
     pair_looks,
-    reached,
-    readable,
     reliability_chart,
 )
 from usfm.report.downstream.matches import Match
 from usfm.report.downstream.points import Difference, differences
 from usfm.report.downstream.robust import grid_of
 from usfm.report.downstream.tables import read_sweep
+from usfm.report.downstream.words import bounded, reached, readable
 from usfm.report.template import share
 
 
@@ -39,8 +38,10 @@ def test_a_heat_map_by_hand() -> None:
 def test_scores_have_names_for_readers() -> None:
     names = ("dice", "hd95_mm", "balanced_accuracy", "iou_nerve", "hd95_px_deep_vessel", "sensitivity_nerve")
     assert [readable(name) for name in names] == [
-        "Dice", "HD95, mm", "Balanced accuracy", "IoU, nerve", "HD95, px, deep vessel", "Sensitivity nerve",
+        "Dice", "HD95, mm", "Balanced accuracy", "IoU, nerve", "HD95, px, deep vessel", "Sensitivity, nerve",
     ]  # fmt: skip
+    for name in MASK_COLUMNS:  # these are given of single classes too
+        assert readable(f"{name}_deep_vessel") == f"{readable(name)}, deep vessel"
 
 
 def test_a_match_below_every_point_is_a_bound() -> None:
@@ -50,7 +51,12 @@ def test_a_match_below_every_point_is_a_bound() -> None:
     ]  # fmt: skip
     bounds = ((None, None), (0.05, None), (None, 0.2), (0.05, 0.125))
     assert [bounded(replace(of, worse_at=worse, better_at=better)) for worse, better in bounds] == [
-        "not decided", "worse with 5 %", "better with 20 %", "worse with 5 %, better with 12.5 %",
+        "not decided; 1 seed", "worse with 5 %; 1 seed", "better with 20 %; 1 seed",
+        "worse with 5 %, better with 12.5 %; 1 seed",
+    ]  # fmt: skip
+    seeds = ((2, 5), (5, 5))
+    assert [bounded(replace(of, fewest_seeds=fewest, most_seeds=most)) for fewest, most in seeds] == [
+        "not decided; 2 to 5 seeds", "not decided; 5 seeds",
     ]  # fmt: skip
     assert [share(fraction) for fraction in (0.0005, 0.125, 0.2, 1.0)] == ["0.05 %", "12.5 %", "20 %", "100 %"]
 

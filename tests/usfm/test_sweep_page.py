@@ -36,7 +36,13 @@ def test_the_page_says_whose_settings_were_chosen(tmp_path: Path) -> None:
     own = {**config["inits"], "unet": {"network": "unet", "optim": {"lr": 1e-3}}}
     assert "unet has settings of its own" in limits(inits=own)
     tuned = {"head": {"dual": {"optim": {"lr": 1e-3}}, "scratch": {"layer_decay": 0.8}, "unet": {}}}
-    assert "Settings of dual, scratch were searched before this" in limits(tuned=tuned)
+    said = limits(tuned=tuned)
+    assert "Settings of dual, scratch were searched before this" in said
+    assert "All others share learning rate and steps" in said
+    said = limits(tuned=tuned, inits=own)  # none is left
+    assert "scratch were searched before this" in said
+    assert "share learning rate" not in said
+    assert "share learning rate" not in limits(tuned={"head": {**tuned["head"], "unet": {"steps": 8}}})
 
 
 def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

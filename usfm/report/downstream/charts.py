@@ -12,19 +12,17 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from usfm.report.downstream.matches import Match
 from usfm.report.downstream.points import Difference, Point
+from usfm.report.downstream.words import bounded, reached, readable
 from usfm.report.figures import CARD, INK, MUTED, SERIES, STYLE, chart_axes, inline_svg
-from usfm.report.template import percent, share
+from usfm.report.template import share
 
 __all__ = [
     "LEAST_ANSWERS",
     "Claimed",
-    "bounded",
     "colours",
     "curve_chart",
     "difference_chart",
     "pair_looks",
-    "reached",
-    "readable",
     "reliability_chart",
 ]
 
@@ -35,48 +33,12 @@ LEGEND_ROW_IN = 0.19
 LEAST_ANSWERS = 5  # of a bin of the reliability diagram, to be drawn
 LEAST_SPAN = 0.1  # of the score axis where scores lie in [0, 1]: noise of a few thousandths must not fill it
 UNIT_INTERVAL = ("dice", "iou", "balanced_accuracy", "auroc", "macro_f1", "ssim")
-NAMES = {
-    "dice": "Dice", "iou": "IoU", "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "mae": "MAE", "rmse": "RMSE",
-    "psnr": "PSNR, dB", "ssim": "SSIM", "macro_f1": "Macro F1", "gcnr": "gCNR", "hd95_px": "HD95, px",
-    "hd95_mm": "HD95, mm", "assd_px": "ASSD, px", "assd_mm": "ASSD, mm", "missed": "One mask empty, share",
-    "pearson": "Pearson’s r", "loa_low": "Limit of agreement, lower", "loa_high": "Limit of agreement, upper",
-    "circumference_mae_mm": "MAE of the circumference, mm",
-}  # fmt: skip
 
 
 def colours(inits: Sequence[str], base: str | None) -> dict[str, str]:
     """A colour for each initialisation, the same in all charts; the one from scratch is grey."""
     rest = [init for init in inits if init != base]
     return {init: SERIES[n % len(SERIES)] for n, init in enumerate(rest)} | ({base: MUTED} if base else {})
-
-
-def readable(metric: str) -> str:
-    """Name of a score for a reader."""
-    if metric.endswith("_input"):
-        return f"{readable(metric.removesuffix('_input'))} of the input"
-    if metric in NAMES:
-        return NAMES[metric]
-    score = max((name for name in NAMES if metric.startswith(f"{name}_")), key=len, default=None)
-    if score is not None:  # of one class
-        return f"{NAMES[score]}, {metric.removeprefix(f'{score}_').replace('_', ' ')}"
-    text = metric.replace("_", " ")
-    return text[:1].upper() + text[1:]
-
-
-def reached(match: Match) -> str:
-    """The fraction of a match for a reader, read off the curve of means."""
-    if match.fraction is None:
-        return "not reached"
-    if match.fraction <= match.least:
-        return f"at most {share(match.least)}"
-    return percent(match.fraction, 0 if match.fraction >= 0.095 else 1)
-
-
-def bounded(match: Match) -> str:
-    """Between which tried fractions a match lies, as far as paired differences decide it."""
-    sides = (("worse", match.worse_at), ("better", match.better_at))
-    said = [f"{what} with {share(at)}" for what, at in sides if at is not None]
-    return ", ".join(said) or "not decided"
 
 
 def curve_chart(
@@ -131,9 +93,11 @@ def _draw_match(
     if match is not None and match.fraction is not None:
         axes.vlines(match.fraction, bottom, level, color=colour_of[match.init], linewidth=1.3,
                     linestyle=(0, (2, 2)), zorder=2)  # fmt: skip
-        left = match.fraction < 0.15
+        start, end = axes.get_xlim()
+        left = match.fraction**2 < start * end  # of the logarithmic axis' middle; the words go where there is room
+        bounds = bounded(match).replace("; ", ";\n")  # wider than the room they would squeeze the axes
         axes.annotate(
-            f"{reached(match)} of labels = {base} with all\n({bounded(match)})", (match.fraction, bottom),
+            f"{reached(match)} of labels = {base} with all\n({bounds})", (match.fraction, bottom),
             (6 if left else -6, 5), textcoords="offset points", fontsize=8, color=INK,
             ha="left" if left else "right",
         )  # fmt: skip

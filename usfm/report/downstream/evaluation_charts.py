@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from usfm.metrics.item_scores import Items, column
-from usfm.report.downstream.charts import readable
+from usfm.report.downstream.words import readable
 from usfm.report.figures import INK, MUTED, SERIES, STYLE, chart_axes, inline_svg
 
 __all__ = ["agreement_chart", "change_chart", "spread_chart"]

@@ -26,10 +26,11 @@ from usfm.models.bundle import BundleSpec
 from usfm.models.windows import WindowConfig
 from usfm.report.downstream.calibration import CLAIMED, calibration_words, stated_and_true
 from usfm.report.downstream.cases import Drawn, draw_cases, worst
-from usfm.report.downstream.charts import readable, reliability_chart
+from usfm.report.downstream.charts import reliability_chart
 from usfm.report.downstream.evaluation_charts import agreement_chart, change_chart, spread_chart
 from usfm.report.downstream.robust import Grid
 from usfm.report.downstream.tables import write_table
+from usfm.report.downstream.words import readable
 from usfm.report.numbers import row_percentages
 from usfm.report.overlays import worst_median_best
 from usfm.report.template import render

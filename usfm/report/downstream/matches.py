@@ -8,24 +8,33 @@ from usfm.metrics.compare import fraction_to_match
 from usfm.metrics.item_scores import HIGHER_IS_BETTER
 from usfm.report.downstream.points import Difference, Point
 
-__all__ = ["Match", "matches"]
+__all__ = ["LEAST_SEEDS", "Match", "matches"]
+
+LEAST_SEEDS = 2
+"""That a difference needs to bound a match, as long as the sweep has so many: one run says nothing of others."""
 
 
 @dataclass(frozen=True)
 class Match:
     """The share of the labels that gives an initialisation the score of another one with all labels.
 
+    It is read off the paired differences to that score (`points.differences_to_all`), each over the seeds that both
+    have, so that a run which failed on one side moves nothing.
+
     Attributes:
         task: name.
         init: initialisation.
         base: the other one.
-        target: its score with all labels.
-        fraction: interpolated between the points of the curve of means; None = no point of it reaches the score.
-        least: the smallest fraction that was tried; a match there may lie lower still.
-        worse_at: the largest tried fraction at which it is still worse than the base with all labels (paired, the
-            whole interval); None = at none.
-        better_at: the smallest tried fraction above that at which it is better; None = at none. Where the curve
-            rises, the match lies between the two; without either of them nothing is decided.
+        target: its score with all labels, mean over all its seeds.
+        fraction: where the differences first reach zero above `worse_at`, interpolated between tried fractions;
+            None = none of them above it does. Where there is a `better_at` it is no larger.
+        least: the smallest fraction that was compared; a match there may lie lower still.
+        worse_at: the largest tried fraction at which it is still worse than the base with all labels (the whole
+            interval, of `LEAST_SEEDS`); None = at none.
+        better_at: the smallest tried fraction above that at which it is better; None = at none. Without either of
+            them nothing is decided.
+        fewest_seeds: pairs of runs of the difference that has the fewest.
+        most_seeds: of the one that has the most.
     """
 
     task: str
@@ -36,32 +45,37 @@ class Match:
     least: float
     worse_at: float | None = None
     better_at: float | None = None
+    fewest_seeds: int = 1
+    most_seeds: int = 1
 
     def row(self) -> dict[str, Any]:
         """One line of matches.csv."""
         return asdict(self)
 
 
-def matches(found: Sequence[Point], to_all: Sequence[Difference], base: str | None) -> list[Match]:
-    """For every initialisation that was tried with several fractions, the one at which it equals the base with all.
+def matches(found: Sequence[Point], to_all: Sequence[Difference], base: str | None, seeds: int) -> list[Match]:
+    """The match of every initialisation that was compared with the base with all labels at several fractions.
 
     Args:
         found: points of one task.
         to_all: its paired differences to the base with all labels (`points.differences_to_all`).
         base: initialisation; without a point of it with all labels there are no matches.
+        seeds: of the sweep that have a score, see `LEAST_SEEDS`.
     """
     whole = [point for point in found if point.init == base and point.fraction == 1.0]
     made = []
     for init in dict.fromkeys(point.init for point in found if point.init != base) if whole else ():
-        curve = {point.fraction: point.score.value for point in found if point.init == init}
-        if len(curve) < 2:  # a point is no curve
+        compared = {of.fraction: of for of in to_all if (of.init, of.base) == (init, base) and of.comparison.seeds}
+        if len(compared) < 2:  # a point is no curve
             continue
-        target, task = whole[0].score.value, whole[0].task
-        fraction = fraction_to_match(curve, target, HIGHER_IS_BETTER[whole[0].metric])
-        verdict = {of.fraction: of.verdict for of in to_all if (of.init, of.base) == (init, base)}
+        paired = [of.comparison.seeds for of in compared.values()]
+        verdict = {at: of.verdict for at, of in compared.items() if of.comparison.seeds >= min(LEAST_SEEDS, seeds)}
         worse_at = max((at for at, said in verdict.items() if said == "worse"), default=None)
         better = (at for at, said in verdict.items() if said == "better" and at > (worse_at or 0.0))
-        made.append(
-            Match(task, init, whole[0].init, target, fraction, min(curve), worse_at, min(better, default=None))
-        )
+        curve = {at: of.score.value for at, of in compared.items() if at >= (worse_at or 0.0)}
+        fraction = fraction_to_match(curve, 0.0, HIGHER_IS_BETTER[whole[0].metric])
+        made.append(Match(
+            whole[0].task, init, whole[0].init, whole[0].score.value, fraction, min(compared), worse_at,
+            min(better, default=None), min(paired), max(paired),
+        ))  # fmt: skip
     return made

@@ -26,9 +26,10 @@ from typing import Any
 from usfm.data.left_out import left_out_text
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
-from usfm.report.downstream.charts import bounded, colours, reached, readable
+from usfm.report.downstream.charts import colours
 from usfm.report.downstream.sweep_task import TABLE_NAMES, TaskPart, task_part
 from usfm.report.downstream.tables import SweepTables, read_sweep, write_table
+from usfm.report.downstream.words import bounded, reached, readable
 from usfm.report.figures import css_colour
 from usfm.report.sections import read_json
 from usfm.report.template import render
@@ -61,6 +62,9 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
     for name in TABLE_NAMES:
         write_table(folder / TABLES, name, [row for task in tasks for row in task.tables.get(name, [])])
     write_table(folder / TABLES, "cost", spent)
+    own_settings = [init for init in tables.inits if tables.own_settings(init)]
+    tuned = tables.config.get("tuned", {})
+    searched = [init for init in tables.inits if any(of.get(init) for of in tuned.values())]
     before = {task.config.name: _labels_before(tables, task) for task in tasks}
     in_folds = [task.config.name for task in tasks if task.config.split_by == "folds"]
     page = render(
@@ -81,16 +85,15 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         bounded=bounded,
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),
-        own_settings=[init for init in tables.inits if tables.own_settings(init)],
-        searched=[
-            init for init in tables.inits if any(of.get(init) for of in tables.config.get("tuned", {}).values())
-        ],
+        own_settings=own_settings,
+        searched=searched,
+        all_have_settings=set(tables.inits) == {*own_settings, *searched},
         labels_before={name: list(of) for name, of in before.items()},
         with_labels=[init for init in tables.inits if any(of.get(init) for of in before.values())],
         perhaps_with_labels=[
             init for init in tables.inits if {of[init] for of in before.values() if init in of} == {None}
         ],
-        tuned_in_folds=[name for name in in_folds if any(tables.config.get("tuned", {}).get(name, {}).values())],
+        tuned_in_folds=[name for name in in_folds if any(tuned.get(name, {}).values())],
         failed=tables.failed.to_dict("records"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

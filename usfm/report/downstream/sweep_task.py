@@ -120,6 +120,12 @@ class TaskPart:
         return not HIGHER_IS_BETTER[self.metric]
 
     @property
+    def one_run(self) -> bool:
+        """Whether an interval of it rests on one seed, and so is over patients alone."""
+        paired = [of.comparison.seeds for of in (*self.differences, *self.unseen)]
+        return 1 in (*(len(point.seeds) for point in self.points), *paired)
+
+    @property
     def folds_tested(self) -> int:
         """How many folds the seeds of the first point tested."""
         return len({self.config.of_seed(seed).fold for seed in self.points[0].seeds})
@@ -140,7 +146,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
     by = {"organ": parts(tables, name, "organ", most), "source": parts(tables, name, "source", most),
           "score": further_scores(tables, name, most)}  # fmt: skip
     to_all = differences_to_all(tables, name)
-    matched = matches(found, to_all, tables.base)
+    matched = matches(found, to_all, tables.base, tables.seeds)
     lead = next((init for init in inits if init != tables.base), inits[0])
     config = tables.task_configs[name]
     part = TaskPart(

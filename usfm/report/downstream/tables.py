@@ -69,6 +69,11 @@ class SweepTables:
         return list(dict.fromkeys(self.done.task))
 
     @property
+    def seeds(self) -> int:
+        """Number of seeds of which a trial has a score."""
+        return int(self.done.seed.nunique())
+
+    @property
     def inits(self) -> list[str]:
         """Initialisations in the order of the config."""
         known = list(self.config.get("inits", {}))
