@@ -66,6 +66,7 @@ def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypat
         head.split()
     )
     assert "A search chose settings for head by labels" in said
+    assert "A search chose settings for head by labels" in limits("source", inits=inits, tuned=tuned)
     assert "is not known" not in said
     said = limits("folds")  # its pre-training run is not there
     assert "Whether dual starts from weights that were trained with labels is not known" in said

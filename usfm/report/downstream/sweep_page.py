@@ -62,7 +62,7 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         write_table(folder / TABLES, name, [row for task in tasks for row in task.tables.get(name, [])])
     write_table(folder / TABLES, "cost", spent)
     before = {task.config.name: _labels_before(tables, task) for task in tasks}
-    in_folds = [task.config.name for task in tasks if task.config.split_by == "folds"]
+    beyond_split = [task.config.name for task in tasks if task.config.split_by != "split"]
     page = render(
         "sweep.html",
         title=folder.absolute().name,
@@ -90,7 +90,9 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         perhaps_with_labels=[
             init for init in tables.inits if {of[init] for of in before.values() if init in of} == {None}
         ],
-        tuned_in_folds=[name for name in in_folds if any(tables.config.get("tuned", {}).get(name, {}).values())],
+        tuned_beyond_split=[
+            name for name in beyond_split if any(tables.config.get("tuned", {}).get(name, {}).values())
+        ],
         failed=tables.failed.to_dict("records"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
