@@ -50,7 +50,8 @@ def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypat
     items.assign(split="test").to_parquet(folder / "items.parquet")
 
     def limits(split_by: str, **values) -> str:
-        tasks = [{**config["tasks"][0], "split_by": split_by}]
+        sources = {"train_sources": ["a"], "test_sources": ["b"]} if split_by == "source" else {}
+        tasks = [{**config["tasks"][0], "split_by": split_by, **sources}]
         (folder / "config.yaml").write_text(yaml.safe_dump({**config, "tasks": tasks, **values}))
         page = Page(write_sweep_report(folder)).text
         return " ".join(page[page.rindex("Limits") :].split())
@@ -66,8 +67,8 @@ def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypat
         head.split()
     )
     assert "A search chose settings for head by labels" in said
-    assert "A search chose settings for head by labels" in limits("source", inits=inits, tuned=tuned)
     assert "is not known" not in said
+    assert "A search chose settings for head by labels" in limits("source", inits=inits, tuned=tuned)
     said = limits("folds")  # its pre-training run is not there
     assert "Whether dual starts from weights that were trained with labels is not known" in said
     assert "A search chose" not in said
