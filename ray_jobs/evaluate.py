@@ -13,7 +13,7 @@ from ray_jobs import job
 from ray_jobs.console import Console
 from usfm.config import Config
 from usfm.data.labelled_set import LabelledSet
-from usfm.data.left_out import left_out_text
+from usfm.data.left_out import left_out_line
 from usfm.data.task_config import TaskConfig
 from usfm.data.tasks import load_split
 from usfm.data.trained_fold import TrainedFold
@@ -123,8 +123,8 @@ def run(config: EvaluateConfig, console: Console) -> Path:
             f"{config.bundle} answers {spec.kind} {spec.classes}, the task is {of.task.kind} {of.task.class_names}"
         )
     windows = spec.inference if config.mode is None else spec.inference.model_copy(update={"mode": config.mode})
-    if said := left_out_text({config.split: of.data.left_out}):
-        console.warn(f"task {of.task.name} leaves out: {said}")
+    if said := left_out_line(of.task.name, {config.split: of.data.left_out}):
+        console.warn(said)
     with console.stage("evaluate", len(of.data), "images") as stage:
         result = evaluate(model, of.data, of.task, spec.img_px, device, **windows.model_dump())
         stage.to(len(of.data))

@@ -18,7 +18,7 @@ from usfm.models.encoder import Encoder
 from usfm.models.onnx_file import write_onnx
 from usfm.report.model_card import RunRecord, model_card
 from usfm.train.checkpoint import latest_checkpoint, read_state
-from usfm.train.inheritance import inherited, labels_behind, ledger_of
+from usfm.train.inheritance import inherited, labels_apart_on, labels_behind, ledger_of
 from usfm.train.initial_weights import encoder_config_of, load_encoder
 from usfm.train.journal import rows_until
 from usfm.train.rundir import read_config
@@ -96,6 +96,7 @@ def run(config: ExportConfig, console: Console) -> Path:
         licences=whole.licences,
         trained_on=whole.trained_on,
         labels_behind=labels_behind([str(checkpoint)]),
+        labels_apart_on=labels_apart_on(str(checkpoint)),
         metrics={"pretraining_samples": state["samples"]},
     )
     spec = save_bundle(config.folder, encoder, spec)

@@ -15,7 +15,7 @@ from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
 from ray_jobs.console import Console
 from usfm.data import location
-from usfm.data.left_out import left_out, left_out_text
+from usfm.data.left_out import left_out, left_out_line
 from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
 from usfm.train.finetune import finetune
@@ -78,8 +78,8 @@ def run(config: FinetuneJobConfig, console: Console) -> Path:
     science = absolute(config.science())
     folder = Path(science.run_dir)
     planning = plan(config)
-    if said := left_out_text(planning["left_out"]):
-        console.warn(f"task {config.task.name} leaves out: {said}")
+    if said := left_out_line(config.task.name, planning["left_out"]):
+        console.warn(said)
     if said := labels_warning(config.init, planning["labels_before"]):
         console.warn(said)
     open_run(folder, science, planning)

@@ -11,11 +11,10 @@ from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require, set_start_timeout
 from ray_jobs.console import Console
 from ray_jobs.pretrain_progress import following_run
-from usfm.data.left_out import left_out_text
 from usfm.data.location import absolute
 from usfm.data.patience import patiently
 from usfm.data.stream import ImageStream
-from usfm.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, RunTakenOver, ShardError, UsfmError
+from usfm.errors import CheckpointError, ConfigError, NonFiniteLoss, RunTakenOver, ShardError, UsfmError
 from usfm.train.checkpoint import check_identity, latest_checkpoint
 from usfm.train.observe.check import check_observing, for_workers
 from usfm.train.ownership import claim, claim_start, is_owner, leave_when_taken
@@ -99,8 +98,9 @@ def plan(config: PretrainJobConfig) -> dict[str, Any]:
     except ShardError as error:
         return {"shards": str(error), "epochs": config.epochs, **_without_data(config)}
     derived = _derive(config, stream)
-    check_observing(config)
-    return {**derived.to_json(), "resumes_at_step": _resume_step(config, derived), "run_dir": config.run_dir}
+    said = {"of_probes": found} if (found := check_observing(config)) else {}
+    resumes = _resume_step(config, derived)
+    return {**derived.to_json(), "resumes_at_step": resumes, "run_dir": config.run_dir, **said}
 
 
 def _derive(config: PretrainJobConfig, stream: ImageStream) -> PretrainPlan:
@@ -148,7 +148,8 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
     observe = for_workers(config.observe)
     config = config.model_copy(update={"run_dir": str(run_dir), "data": data, "start": start, "observe": observe})
     derived = _derive(config, ImageStream(config.data, config.seed))
-    _check_probes(config, console)
+    for said in check_observing(config):
+        console.warn(said)
     _resume_step(
         config, derived
     )  # before the folder says that it holds this run: refuses what cannot be gone on with
@@ -164,19 +165,6 @@ def run(config: PretrainJobConfig, console: Console) -> Path:
         console.warn(f"shards are missing or damaged, others stood in for their samples: see {run_dir / REPLACED}")
     console.say(f"checkpoint   {latest_checkpoint(run_dir)}")
     return run_dir
-
-
-def _check_probes(config: PretrainJobConfig, console: Console) -> None:
-    """Refuse probes that cannot be scored; a run that has a checkpoint goes on without those of a refused row."""
-    try:
-        for name, unlisted in check_observing(config).items():
-            console.warn(f"probe task {name} leaves out: {left_out_text({'all': unlisted})}")
-    except ShardError:
-        raise
-    except DataError as error:
-        if latest_checkpoint(Path(config.run_dir)) is None:
-            raise
-        console.warn(f"{error}. The run goes on without these probes")
 
 
 def _fit(config: PretrainJobConfig, mark: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 
 from ray_jobs import job
 from ray_jobs.console import Console
-from usfm.data.left_out import left_out_text
+from usfm.data.left_out import left_out_line
 from usfm.data.probe_set import ProbeSet, load_probe_set
 from usfm.data.shards import ShardIndex
 from usfm.errors import ConfigError
@@ -117,8 +117,8 @@ def run(config: ProbeJobConfig, console: Console) -> Path:
     """Probe, write, print; returns the output folder."""
     shape, rows, device = config.shape(), _rows(config), best_device()
     for task in rows.tasks:
-        if said := left_out_text({"all": task.unlisted}):
-            console.warn(f"probe task {task.name} leaves out: {said}")
+        if said := left_out_line(task.name, {"all": task.unlisted}, "probe task"):
+            console.warn(said)
     torch.manual_seed(stream_key(config.seed, "init"))  # as a pre-training run of this seed
     encoder = Encoder(shape)
     if config.init == "source":

@@ -11,7 +11,7 @@ from ray_jobs.sweep_search import write_best
 from ray_jobs.sweep_table import OK, best_trials, keep_best, summarise, write_tables
 from ray_jobs.sweep_tune import Ledger, known_trials
 from usfm.data.labelled_set import LabelledSet
-from usfm.data.left_out import left_out, left_out_text
+from usfm.data.left_out import left_out, left_out_line
 from usfm.data.task_config import TaskConfig
 from usfm.data.tasks import load_task
 from usfm.errors import UsfmError
@@ -75,7 +75,7 @@ def begin(config: SweepConfig, planned: Mapping[str, Trial], console: Console) -
     require_same(planned)
     _warn_of_labels(config, console)
     for name, counts in planning["left_out"].items():
-        console.warn(f"task {name} leaves out: {left_out_text(counts)}")
+        console.warn(left_out_line(name, counts))
     open_run(folder, config, planning, may_change=PLACEMENT if config.search else (*PLACEMENT, *TABLE))
     return planning
 
@@ -114,12 +114,12 @@ def _warn_of_labels(config: SweepConfig, console: Console) -> None:
     for (init, start, learnt), tasks in found.items():
         if said := labels_warning(f"{init} ({start})", learnt, tasks):
             console.warn(said)
-    names = [task.name for task in config.tasks if task.split_by == "folds"]
+    names = [task.name for task in config.tasks if task.split_by != "split"]
     if tuned := [name for name in names if any(config.tuned.get(name, {}).values())]:
         console.warn(
-            f"a search chose `tuned` of {', '.join(tuned)} by labels; in tasks with split_by=folds they may be "
-            "labels of patients that are tested, and scores too high: leave it out, or use split_by=split for the "
-            "search and here"
+            f"a search chose `tuned` of {', '.join(tuned)} by labels; in tasks with split_by=folds or source they "
+            "may be labels of patients that are tested, and scores too high: leave it out, or use split_by=split "
+            "for the search and here"
         )
 
 

@@ -16,7 +16,7 @@ from usfm.models.weights.layouts import LAYOUTS
 from usfm.models.weights.read import SourceWeights
 from usfm.models.weights.released import save_released
 from usfm.models.weights.report import WeightsReport
-from usfm.train.inheritance import labels_behind
+from usfm.train.inheritance import labels_apart_on, labels_behind
 from usfm.train.initial_weights import read_source
 
 __all__ = ["UNEXPLAINED", "WeightsConfig", "main", "plan", "run"]
@@ -92,7 +92,7 @@ def run(config: WeightsConfig, console: Console) -> WeightsReport:
         licences = [config.licence] if config.licence else []
         spec = BundleSpec(
             kind="embedding", name=config.name, encoder=encoder.config, licences=licences,
-            labels_behind=labels_behind([config.source]),
+            labels_behind=labels_behind([config.source]), labels_apart_on=labels_apart_on(config.source),
         )  # fmt: skip
         spec = save_bundle(Path(config.output), encoder, spec)
         console.say(f"{'bundle':<14} {config.output} (version {spec.version})")

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from ray_jobs import export
 from ray_jobs.console import Console
 from ray_jobs.export import ExportConfig
+from usfm.data.shards import ShardIndex
 from usfm.errors import CheckpointError
 from usfm.models.bundle import load_bundle, read_bundle_spec
 from usfm.train.checkpoint import latest_checkpoint
 from usfm.train.finetune_config import FinetuneConfig
-from usfm.train.inheritance import labels_behind
+from usfm.train.inheritance import labels_behind, labels_of_tested
 from usfm.train.journal import read_journal
 
 
@@ -35,7 +36,7 @@ def test_the_exported_encoder_is_that_of_the_checkpoint(pretrained: Path, tmp_pa
     assert spec.licences == ["CC0-1.0"]
     assert spec.trained_on == {"made": 24 + 40}  # training rows, without the excluded organ
     assert spec.metrics == {"pretraining_samples": 32}
-    assert spec.labels_behind is False
+    assert (spec.labels_behind, spec.labels_apart_on) == (False, None)
 
 
 def test_an_export_is_repeatable_and_goes_into_the_run_by_default(pretrained: Path, tmp_path: Path) -> None:
@@ -101,8 +102,11 @@ def test_an_export_says_that_its_run_began_from_labels(
     config["start"] = {"source": f"{finetuned.run_dir}/best", "take": "encoder"}
     (begun / "config.yaml").write_text(yaml.safe_dump(config))
     alone = export.run(ExportConfig(run_dir=str(begun), output=str(tmp_path / "alone")), Console())
-    assert read_bundle_spec(alone).labels_behind is True
+    spec, shards = read_bundle_spec(alone), ShardIndex.load(finetuned.shards).fingerprint
+    assert (spec.labels_behind, spec.labels_apart_on) == (True, shards)
     assert labels_behind([str(alone)]) is True
+    for source in (begun, alone):  # the bundle was trained on the same split of the same shards
+        assert labels_of_tested(str(source), finetuned.task, finetuned.shards) is False
 
 
 def test_an_export_without_a_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

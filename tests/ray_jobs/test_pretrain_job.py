@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from shard_factory import row, write_rows
 
 from ray_jobs import pretrain as job
@@ -16,9 +18,11 @@ from ray_jobs.console import Console
 from ray_jobs.pretrain import PretrainJobConfig, plan, run
 from ray_jobs.pretrain_progress import Problems
 from usfm.config import load_config
-from usfm.errors import ConfigError, DataError, EnvironmentProblem
+from usfm.errors import ConfigError, DataError, EnvironmentProblem, ShardError
 from usfm.train.checkpoint_writer import PROBLEMS
+from usfm.train.context import PlainContext
 from usfm.train.ownership import OWNER, claim, claim_start, is_owner
+from usfm.train.pretrain import local_feed, pretrain
 from usfm.train.rundir import open_run, read_config
 
 
@@ -66,14 +70,50 @@ def test_a_label_that_a_probe_refuses_is_said_by_the_driver(tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
     lenient = config_of(shards, tmp_path / "run", f"observe.probe.tasks=[{task % ', unlisted: leave_out'}]")
     assert plan(lenient)["resumes_at_step"] == 0
+    assert plan(lenient)["of_probes"] == ["probe task view leaves out: label 'covid' is of no class (1 row)"]
+
+
+def no_cluster(*_: object) -> None:
+    raise EnvironmentProblem("no cluster here")
+
+
+def test_a_run_with_a_checkpoint_goes_on_without_a_probe_task_that_refuses_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And `--dry-run` says the same of it; what cannot be scored or read is refused as in a new run."""
+    monkeypatch.setattr(job, "connect", no_cluster)
+    rows = [row("heart", split, n) for split in ("train", "val") for n in range(12)]
+    shards = write_rows(tmp_path / "shards", [*rows, row("heart", "val", 40) | {"label": "covid"}])
+    task = "{name: %s, kind: classification, organs: [heart], classes: {bright: [a], dark: [%s]}%s}"
+    strict, other = task % ("view", "b", ""), task % ("other", "b", ", unlisted: leave_out")
+
+    def of(*tasks: str, shards: Path = shards) -> PretrainJobConfig:
+        return config_of(shards, tmp_path / "run", f"observe.probe.tasks=[{', '.join(tasks)}]", "observe.panels=0")
+
+    begun = of(other)
+    context = PlainContext(torch.device("cpu"))
+    pretrain(begun.science(), context, partial(local_feed, config=begun.science(), context=context), 1)
+    refused, left = plan(of(strict, other))["of_probes"]
+    assert refused.startswith("probe task view: row made/heart/val_040.png#0 says 'covid'")
+    assert refused.endswith("The run goes on without this probe task, and its feature rank without the task's rows")
+    assert left == "probe task other leaves out: label 'covid' is of no class (1 row)"
+    with pytest.raises(EnvironmentProblem, match="no cluster here"):  # all checks were passed
+        run(of(strict, other), Console())
+    said = " ".join(capsys.readouterr().out.split())
+    assert refused in said
+    assert left in said
+    misspelt = of(task % ("view", "bb", ""))
+    away = misspelt.observe.probe.model_copy(update={"shards": str(tmp_path / "away")})
+    lost = misspelt.model_copy(update={"observe": misspelt.observe.model_copy(update={"probe": away})})
+    for config, kind in ((misspelt, ConfigError), (lost, ShardError)):
+        for starts in (plan, lambda config: run(config, Console())):
+            with pytest.raises(kind):
+                starts(config)
 
 
 def test_workers_find_the_probes_shards_from_elsewhere(
     small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_cluster(*_: object) -> None:
-        raise EnvironmentProblem("no cluster here")
-
     monkeypatch.setattr(job, "connect", no_cluster)
     monkeypatch.chdir(small_shards.parent)
     config = config_of(Path(small_shards.name), tmp_path / "run", f"observe.probe.shards={small_shards.name}")

@@ -121,3 +121,26 @@ def test_a_bundle_is_scored_on_shards_with_further_labels_where_that_is_asked_fo
     evaluate.run(lenient, Console())
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")] == [SAID]
     assert load_task(str(small_shards), config.task)["train"].left_out == {}
+
+
+def test_tuned_values_are_warned_of_where_their_search_may_have_seen_tested_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search over both clinics by ingest's split: of a source that is tested, its validation labels chose."""
+    rows = [
+        row("heart", split, n) | {"source": of, "group": f"{of}/{split}{n // 2}", "id": f"{of}/{split}{n}"}
+        for of in "AB" for split in ("train", "val", "test") for n in range(8)
+    ]  # fmt: skip
+    shards = write_rows(tmp_path / "shards", rows)
+    by_source = {**REFUSES, "split_by": "source", "train_sources": ["A"], "test_sources": ["B"]}
+
+    def stop(*_: object, **__: object) -> None:
+        raise ConfigError("before the first step")
+
+    monkeypatch.setattr(sweep_ends, "open_run", stop)
+    for task, warned in ((REFUSES, False), (by_source, True), ({**REFUSES, "split_by": "folds"}, True)):
+        tuned = {"view": {"scratch": {"optim": {"lr": 1e-2}}}}
+        with pytest.raises(ConfigError, match="before the first step"):
+            sweep.run(sweep_of(shards, tmp_path / "sweep", task, tuned=tuned), Console())
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")]
+        assert [line.split(" by labels; ")[0] for line in lines] == ["! a search chose `tuned` of view"] * warned

@@ -23,6 +23,7 @@ from usfm.models.weights.report import AUTHORS_SHA256
 from usfm.train.inheritance import (
     AUTHORS_LICENCE,
     inherited,
+    labels_apart_on,
     labels_behind,
     labels_of_tested,
     labels_warning,
@@ -93,6 +94,10 @@ def test_labels_are_behind_a_fine_tuned_bundle_and_what_began_from_it(tmp_path: 
         classes = ["a", "b"] if name == "head" else []
         spec = BundleSpec(kind=kind, name=name, encoder=encoder, classes=classes)
         save_bundle(tmp_path / name, Encoder(encoder), spec)  # whose weights they are does not matter here
+    config_file = tmp_path / "encoder" / "config.json"
+    document = json.loads(config_file.read_text())
+    del document["usfm"]["labels_behind"], document["usfm"]["labels_apart_on"]  # from before they were kept
+    config_file.write_text(json.dumps(document))
     runs = {"plain": None, "first": "head", "second": "first", "lost": "gone"}
     for run_name, source in runs.items():
         start = {"source": str(tmp_path / source), "take": "encoder"} if source else None
@@ -112,10 +117,11 @@ def test_labels_are_behind_a_fine_tuned_bundle_and_what_began_from_it(tmp_path: 
     for name, expected in (("plain", False), ("second", True), ("lost", None), ("sweep", None)):
         shutil.copytree(tmp_path / "encoder", tmp_path / name / "encoder")
         assert behind(f"{name}/encoder") is behind(f"{name}/encoder/model.safetensors") is expected
-    for says in (True, False):
+    for says in (True, False, None):  # None too: what lies in a run's folder may have another past
         spec = BundleSpec(kind="embedding", name="e", encoder=encoder, labels_behind=says)
-        save_bundle(tmp_path / "lost" / "encoder", Encoder(encoder), spec)
-        assert behind("lost/encoder") is says
+        for folder in ("lost", "plain"):
+            save_bundle(tmp_path / folder / "encoder", Encoder(encoder), spec)
+            assert behind(f"{folder}/encoder") is says
 
 
 def test_a_weight_file_says_of_labels_what_its_layout_proves(
@@ -163,12 +169,23 @@ def test_a_split_keeps_labels_apart_where_bundle_and_task_share_it(tmp_path: Pat
         save_bundle(tmp_path / name, Encoder(encoder), spec)
     start = {"source": str(tmp_path / "apart"), "take": "encoder"}
     open_run(tmp_path / "begun", config_of(tmp_path, tmp_path / "begun", start=start), {})
+    for name in ("apart", "elsewhere", "second", "unknown", "begun"):  # as `usfm export` writes them
+        says = {"labels_behind": labels_behind([str(tmp_path / name)]),
+                "labels_apart_on": labels_apart_on(str(tmp_path / name))}  # fmt: skip
+        spec = BundleSpec(kind="embedding", name="e", encoder=encoder, **says)
+        save_bundle(tmp_path / "exported" / name, Encoder(encoder), spec)
+    start = {"source": str(tmp_path / "exported" / "begun"), "take": "encoder"}
+    open_run(tmp_path / "third", config_of(tmp_path, tmp_path / "third", start=start), {})
+    assert labels_apart_on(str(tmp_path / "third")) == labels_apart_on(str(tmp_path / "apart")) == "made"
+    assert labels_apart_on("scratch") is labels_apart_on(str(tmp_path / "gone")) is None
 
     def learnt(name: str, task: TaskConfig, shards: str = "shards") -> bool | None:
         return labels_of_tested(name if name == "scratch" else str(tmp_path / name), task, str(tmp_path / shards))
 
-    expected = {"scratch": False, "apart": False, "begun": False, "unknown": None, "gone": None}
-    for name in (*bundles, "begun", "gone", "scratch"):
+    apart = {"apart", "begun", "third", "exported/apart", "exported/begun"}
+    expected = {"scratch": False, "unknown": None, "gone": None, **dict.fromkeys(apart, False)}
+    exported = [f"exported/{name}" for name in ("elsewhere", "second", "unknown")]
+    for name in (*bundles, *apart, *exported, "gone", "scratch"):
         assert learnt(name, task) is expected.get(name, True), name
         in_folds = {"scratch": False, "gone": None}.get(name, True)
         assert learnt(name, folds) is learnt(name, by_source) is learnt(name, task, "no shards") is in_folds, name

@@ -206,6 +206,19 @@ def test_probe_rows_that_cannot_be_read_are_no_reason_to_stop(
     assert [r.message for r in caplog.records] == ["observations are incomplete: the storage is away"]
 
 
+def test_a_task_that_refuses_a_row_is_left_out_alone(
+    small_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    strict = VIEW | {"name": "strict", "organs": ["heart", "fetal_head"]}  # with rows whose label is of no class
+    config = watched(small_shards, tmp_path, observe=OBSERVE | {"probe": {"tasks": [strict, VIEW]}})
+    (row,) = run(config, stop_after=2)[1:]
+    assert {"probe/view/knn_macro_f1", "probe/organ/knn_macro_f1", "rank/rankme", "rank/mean_cosine"} <= set(row)
+    assert not any(name.startswith("probe/strict/") for name in row)
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("probe task strict: row made/fetal_head/")
+    assert said.endswith("The run goes on without this probe task, and its feature rank without the task's rows")
+
+
 def test_workers_but_the_first_look_at_nothing(small_shards: Path, tmp_path: Path) -> None:
     config = watched(small_shards, tmp_path)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from shard_factory import HEAD, ROWS, VIEW, row, write_rows
 
-from usfm.data.probe_rows import ORGAN, check_tasks, choose_rows
-from usfm.data.probe_set import ProbeSet, load_probe_set
+from usfm.data.probe_rows import ORGAN, choose_rows
+from usfm.data.probe_set import ProbeSet, check_tasks, load_probe_set
 from usfm.data.task_config import TaskConfig
 from usfm.errors import ConfigError, DataError, ShardError
 from usfm.models.encoder import Encoder, EncoderConfig
@@ -164,6 +164,9 @@ def test_a_label_of_no_class_is_refused_with_its_row_or_left_out_and_counted(tmp
         check_tasks(shards, [TaskConfig.build(here)])
     with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
         load_probe_set(shards, [TaskConfig.build(here)], True, "split", 9, 64)
+    refused, tasks = [], [TaskConfig.build(here), TaskConfig.build(VIEW | {"name": "b", "unlisted": "leave_out"})]
+    (kept,) = load_probe_set(shards, tasks, False, "split", 9, 64, refused=refused.append).tasks
+    assert (kept.name, [str(error) for error in refused]) == ("b", [said])  # one task is left out, not all
     lenient = TaskConfig.build(here | {"unlisted": "leave_out"})
     counts = {"label '' is of no class": 2, "label 'a ' is of no class": 1}
     assert check_tasks(shards, [lenient]) == {"view": counts}

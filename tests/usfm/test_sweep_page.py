@@ -32,7 +32,12 @@ def test_the_page_says_whose_settings_were_chosen(tmp_path: Path) -> None:
         page = Page(write_sweep_report(folder)).text
         return " ".join(page[page.rindex("Limits") :].split())
 
-    assert "All initialisations share learning rate and steps" in limits()
+    said = limits()
+    assert "All initialisations share learning rate and steps" in said
+    assert "dual starts from weights of one run" in said
+    assert "weights of one run" not in limits(
+        inits={"dual": "scratch", "scratch": "scratch", "unet": {"network": "unet"}}
+    )
     own = {**config["inits"], "unet": {"network": "unet", "optim": {"lr": 1e-3}}}
     assert "unet has settings of its own" in limits(inits=own)
     tuned = {"head": {"dual": {"optim": {"lr": 1e-3}}, "scratch": {"layer_decay": 0.8}, "unet": {}}}
@@ -56,7 +61,8 @@ def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypat
     items.assign(split="test").to_parquet(folder / "items.parquet")
 
     def limits(split_by: str, **values) -> str:
-        tasks = [{**config["tasks"][0], "split_by": split_by}]
+        sources = {"train_sources": ["a"], "test_sources": ["b"]} if split_by == "source" else {}
+        tasks = [{**config["tasks"][0], "split_by": split_by, **sources}]
         (folder / "config.yaml").write_text(yaml.safe_dump({**config, "tasks": tasks, **values}))
         page = Page(write_sweep_report(folder)).text
         return " ".join(page[page.rindex("Limits") :].split())
@@ -73,6 +79,7 @@ def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypat
     )
     assert "A search chose settings for head by labels" in said
     assert "is not known" not in said
+    assert "A search chose settings for head by labels" in limits("source", inits=inits, tuned=tuned)
     said = limits("folds")  # its pre-training run is not there
     assert "Whether dual starts from weights that were trained with labels is not known" in said
     assert "A search chose" not in said

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from usfm.data.labelled_set import LabelledSet
 from usfm.data.task_config import TaskConfig
 
-__all__ = ["left_out", "left_out_text"]
+__all__ = ["left_out", "left_out_line", "left_out_text"]
 
 SHOWN = 5
 
@@ -32,3 +32,15 @@ def left_out_text(counts: Mapping[str, Mapping[str, int]]) -> str:
     if rest := ordered[SHOWN:]:
         said.append(f"{len(rest)} further reasons ({sum(count for _, count in rest)} rows)")
     return "; ".join(said)
+
+
+def left_out_line(task: str, counts: Mapping[str, Mapping[str, int]], what: str = "task") -> str:
+    """`left_out_text` as the console says it of a task; "" = nothing is left out.
+
+    Args:
+        task: its name.
+        counts: as of `left_out_text`.
+        what: it is: "task" or "probe task".
+    """
+    said = left_out_text(counts)
+    return said and f"{what} {task} leaves out: {said}"

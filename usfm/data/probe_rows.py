@@ -9,19 +9,19 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from usfm.data.labelled_rows import unlisted_in_label, unlisted_in_mask, unlisted_row
 from usfm.data.location import Location, locate
 from usfm.data.shard_columns import shard_columns
-from usfm.data.shard_reader import CacheConfig, ShardReader
+from usfm.data.shard_reader import ShardReader
 from usfm.data.shards import ShardFile
 from usfm.data.task_config import TaskConfig
-from usfm.errors import ConfigError, ShardError
+from usfm.errors import ConfigError, DataError, ShardError
 
-__all__ = ["ORGAN", "ChosenTask", "ProbeKind", "ProbeRow", "Protocol", "check_tasks", "choose_rows", "choose_tasks"]
+__all__ = ["ORGAN", "ChosenTask", "ProbeKind", "ProbeRow", "Protocol", "choose_rows", "choose_tasks"]
 
 Protocol = Literal["split", "folds"]
 ProbeKind = Literal["classification", "segmentation"]
@@ -77,27 +77,14 @@ class ChosenTask:
     unlisted: dict[str, int] = field(default_factory=dict)
 
 
-def check_tasks(
-    shards: Location, tasks: Sequence[TaskConfig], cache: CacheConfig | None = None
-) -> dict[str, dict[str, int]]:
-    """Read labels alone: can every task be scored on these shards?
-
-    Returns:
-        `ChosenTask.unlisted` by task, of those that leave rows out.
-
-    Raises:
-        ConfigError: as of `choose_tasks`.
-        DataError: as of `choose_tasks`.
-        ShardError: as of `choose_tasks`.
-    """
-    if not tasks:
-        return {}
-    chosen = choose_tasks(ShardReader(shards, cache), shards, tasks, False, "split", 1)
-    return {task.name: task.unlisted for task in chosen if task.unlisted}
-
-
 def choose_tasks(
-    reader: ShardReader, shards: Location, tasks: Sequence[TaskConfig], organ: bool, protocol: Protocol, limit: int
+    reader: ShardReader,
+    shards: Location,
+    tasks: Sequence[TaskConfig],
+    organ: bool,
+    protocol: Protocol,
+    limit: int,
+    refused: Callable[[DataError], None] | None = None,
 ) -> list[ChosenTask]:
     """Choose the rows of all tasks; the arguments are those of `usfm.data.probe_set.load_probe_set`.
 
@@ -105,18 +92,25 @@ def choose_tasks(
         ConfigError: a task has fewer than two groups of a class, or its organs have no rows; no mask holds one of
             its classes; or the name "organ" is taken.
         DataError: a row's label is of no class, and the task refuses it (`TaskConfig.unlisted`); the row is named.
+            Not where `refused` is told.
         ShardError: no index there, or a task lacks rows while shards cannot be read.
     """
     if any(task.name == ORGAN for task in tasks):
         raise ConfigError(f'probe task "{ORGAN}" exists by itself; give yours another name')
     wanted = {name for task in tasks for name in task.organs}
     rows, lost = _rows(shards, [f for f in reader.index.files if organ or f.organ in wanted])
-    try:
-        chosen = [_of_task(rows, task, protocol, limit) for task in tasks]
-    except ConfigError as error:
-        if lost:  # no fault of the task
-            raise ShardError(f"{error}; these shards could not be read: {', '.join(lost)}") from error
-        raise
+    chosen = []
+    for task in tasks:
+        try:
+            chosen.append(_of_task(rows, task, protocol, limit))
+        except ConfigError as error:
+            if lost:  # no fault of the task
+                raise ShardError(f"{error}; these shards could not be read: {', '.join(lost)}") from error
+            raise
+        except DataError as error:
+            if refused is None:
+                raise
+            refused(error)
     if organ and (made := _organs(rows, protocol, limit)) is not None:
         chosen.append(made)
     return chosen

@@ -1,7 +1,7 @@
 """Labelled rows for probes: chosen by `usfm.data.probe_rows`, decoded once, kept small."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from usfm.data.location import Location
 from usfm.data.probe_rows import ChosenTask, ProbeKind, ProbeRow, Protocol, choose_tasks
 from usfm.data.shard_reader import CacheConfig, ShardReader
 from usfm.data.task_config import TaskConfig
-from usfm.errors import ShardError
+from usfm.errors import DataError, ShardError
 
-__all__ = ["ProbeSet", "ProbeTask", "load_probe_set"]
+__all__ = ["ProbeSet", "ProbeTask", "check_tasks", "load_probe_set"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,30 @@ class ProbeSet:
         return len(self.ids)
 
 
+def check_tasks(
+    shards: Location,
+    tasks: Sequence[TaskConfig],
+    cache: CacheConfig | None = None,
+    refused: Callable[[DataError], None] | None = None,
+) -> dict[str, dict[str, int]]:
+    """Read labels alone: can every task be scored on these shards?
+
+    The arguments are those of `load_probe_set`.
+
+    Returns:
+        `ChosenTask.unlisted` by task, of those that leave rows out.
+
+    Raises:
+        ConfigError: as of `choose_tasks`.
+        DataError: as of `choose_tasks`.
+        ShardError: as of `choose_tasks`.
+    """
+    if not tasks:
+        return {}
+    chosen = choose_tasks(ShardReader(shards, cache), shards, tasks, False, "split", 1, refused)
+    return {task.name: task.unlisted for task in chosen if task.unlisted}
+
+
 def load_probe_set(
     shards: Location,
     tasks: Sequence[TaskConfig],
@@ -81,6 +105,7 @@ def load_probe_set(
     rows_per_class: int,
     canvas_px: int,
     cache: CacheConfig | None = None,
+    refused: Callable[[DataError], None] | None = None,
 ) -> ProbeSet:
     """Choose and decode the rows of some tasks.
 
@@ -93,6 +118,7 @@ def load_probe_set(
         rows_per_class: at most so many rows of a class among those to fit, and among those to score.
         canvas_px: side of a canvas.
         cache: for shards of an object store.
+        refused: told of a task that refuses a row, which is then left out and the others are not; None = it raises.
 
     Raises:
         ConfigError: as of `choose_tasks`.
@@ -100,7 +126,7 @@ def load_probe_set(
         ShardError: as of `choose_tasks`, or an image is larger than the canvas.
     """
     reader = ShardReader(shards, cache)
-    chosen = choose_tasks(reader, shards, tasks, organ, protocol, rows_per_class)
+    chosen = choose_tasks(reader, shards, tasks, organ, protocol, rows_per_class, refused)
     every = sorted({row.id: row for task in chosen for row in task.rows}.values(), key=lambda row: row.id)
     decoded = _decode(reader, every, canvas_px)
     position = {row.id: n for n, row in enumerate(every)}

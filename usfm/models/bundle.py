@@ -83,6 +83,8 @@ class BundleSpec(Config):
         trained_on: items by source.
         labels_behind: of an encoder alone, whether its weights learnt from labels or began from weights that did;
             None = not known. A bundle of another kind always did.
+        labels_apart_on: of an encoder alone, fingerprint of the shards whose test split shares no patient with
+            these labels; None = there are no such shards, or no labels.
         metrics: of the run that made it, on held-out data.
     """
 
@@ -104,6 +106,7 @@ class BundleSpec(Config):
     licences: list[str] = []
     trained_on: dict[str, int] = Field(default_factory=dict)
     labels_behind: bool | None = None
+    labels_apart_on: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from usfm.data.shard_reader import ShardReader
 from usfm.data.shards import ShardIndex
@@ -24,7 +25,15 @@ from usfm.train.finetune_config import SCRATCH
 from usfm.train.initial_weights import whole_source
 from usfm.train.rundir import read_config
 
-__all__ = ["Inheritance", "inherited", "labels_behind", "labels_of_tested", "labels_warning", "ledger_of"]
+__all__ = [
+    "Inheritance",
+    "inherited",
+    "labels_apart_on",
+    "labels_behind",
+    "labels_of_tested",
+    "labels_warning",
+    "ledger_of",
+]
 
 AUTHORS_LICENCE = "CC BY-NC 4.0 (weights of USFM's authors)"
 LONGEST_CHAIN = 32
@@ -99,8 +108,8 @@ def labels_behind(inits: Iterable[str], apart_on: str | None = None) -> bool | N
 
     The file of USFM's authors did not, nor did one that still holds the decoder of its pre-training (MAE, SimMIM);
     of other weight files it is not known: `usfm weights released=` writes such files from any encoder of ours. An
-    exported encoder says it of the run that it was exported from; of one from before it did, the pre-training run
-    in whose folder it lies is asked.
+    exported encoder says it of the run that it was exported from, also that it is not known; of one from before it
+    said anything, the pre-training run in whose folder it lies is asked.
 
     Args:
         inits: as `init` of a fine-tuning states them: "scratch", a run, a checkpoint, a bundle or a weight file.
@@ -111,8 +120,21 @@ def labels_behind(inits: Iterable[str], apart_on: str | None = None) -> bool | N
         None = not known: one of them, or what it began from, is gone, damaged or does not say, and no other one
         did.
     """
-    found = {_trained_with_labels(Path(init), apart_on) for init in inits if init != SCRATCH}
+    found = {_past(Path(init)).learnt_beyond(apart_on) for init in inits if init != SCRATCH}
     return True if True in found else None if None in found else False
+
+
+def labels_apart_on(init: str) -> str | None:
+    """Fingerprint of the shards whose test split shares no patient with any label behind a start.
+
+    Args:
+        init: as of `labels_behind`.
+
+    Returns:
+        None = there are no such shards, or no labels.
+    """
+    past = _Past(False) if init == SCRATCH else _past(Path(init))
+    return past.shards if past.learnt and past.learnt_beyond(past.shards) is False else None
 
 
 def labels_of_tested(init: str, task: TaskConfig, shards: str) -> bool | None:
@@ -161,26 +183,44 @@ def _report(file: Path, size: int, changed_ns: int) -> WeightsReport:
     return read_weights(file).report
 
 
-def _trained_with_labels(source: Path, apart_on: str | None, depth: int = 0) -> bool | None:
+class _Past(NamedTuple):
+    """Whether weights learnt from labels, None = not known.
+
+    Attributes:
+        learnt: from any.
+        shards: fingerprint of those whose training and validation split showed them; None = they were not split so.
+        before: whether they learnt from other labels before.
+    """
+
+    learnt: bool | None
+    shards: str | None = None
+    before: bool | None = None
+
+    def learnt_beyond(self, shards: str | None) -> bool | None:
+        """Whether from others than those of the training and validation split of these shards; None = of none."""
+        return self.before if shards is not None and shards == self.shards else self.learnt
+
+
+def _past(source: Path, depth: int = 0) -> _Past:
     source = whole_source(source)
     try:
         if source.is_file():
             stat = source.stat()
             report = _report(source, stat.st_size, stat.st_mtime_ns)
-            return False if report.sha256 == AUTHORS_SHA256 or report.layout in UNLABELLED else None
+            return _Past(False if report.sha256 == AUTHORS_SHA256 or report.layout in UNLABELLED else None)
         if (source / SPEC).exists():
             spec = read_bundle_spec(source)
             if spec.kind != "embedding":
-                trained = spec.metrics.get("split_by"), spec.metrics.get("shards_fingerprint")
-                return spec.metrics.get("labels_before") if trained == ("split", apart_on) else True
-            if spec.labels_behind is not None:
-                return spec.labels_behind
+                of, split = spec.metrics, spec.metrics.get("split_by") == "split"
+                return _Past(True, of.get("shards_fingerprint") if split else None, of.get("labels_before"))
+            if "labels_behind" in spec.model_fields_set:  # a stated null is "not known", wherever the bundle lies
+                return _Past(spec.labels_behind, spec.labels_apart_on, False)
             source = source.parent  # where `usfm export` writes unless it is told otherwise
         config = read_config(source.parent if (source / STATE).exists() else source)
     except (CheckpointError, ConfigError):
-        return None
+        return _Past(None)
     if "objective" not in config:  # of no pre-training
-        return None
+        return _Past(None)
     if not (start := config.get("start")):
-        return False
-    return _trained_with_labels(Path(start["source"]), apart_on, depth + 1) if depth < LONGEST_CHAIN else None
+        return _Past(False)
+    return _past(Path(start["source"]), depth + 1) if depth < LONGEST_CHAIN else _Past(None)

@@ -21,7 +21,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from usfm.config import load_config
-from usfm.data.left_out import left_out_text
 from usfm.data.stream import ImageStream
 from usfm.errors import ConfigError, UsfmError
 from usfm.train.checkpoint import latest_checkpoint
@@ -134,9 +133,9 @@ def _run(config: PretrainConfig, context: TorchrunContext, stop_after: int | Non
     plan = PretrainPlan.derive(config, stream, context.world_size, even=needs_even_lanes(config))
     if latest_checkpoint(Path(config.run_dir)) is None:
         check_start(config.start, plan.identity(config), plan.total_steps)
-        for name, unlisted in check_observing(config).items():
+        for said in check_observing(config):
             if context.rank == 0:
-                print(f"probe task {name} leaves out: {left_out_text({'all': unlisted})}")
+                print(said)
     if context.rank == 0:
         open_run(Path(config.run_dir), config, plan.to_json(), may_change=MAY_CHANGE)
     torch.distributed.barrier()

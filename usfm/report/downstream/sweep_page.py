@@ -34,6 +34,7 @@ from usfm.report.figures import css_colour
 from usfm.report.sections import read_json
 from usfm.report.template import render
 from usfm.train.durable import write_text
+from usfm.train.finetune_config import SCRATCH
 from usfm.train.inheritance import labels_of_tested
 
 __all__ = ["PAGE", "TABLES", "write_sweep_report"]
@@ -66,7 +67,7 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
     tuned = tables.config.get("tuned", {})
     searched = [init for init in tables.inits if any(of.get(init) for of in tuned.values())]
     before = {task.config.name: _labels_before(tables, task) for task in tasks}
-    in_folds = [task.config.name for task in tasks if task.config.split_by == "folds"]
+    beyond_split = [task.config.name for task in tasks if task.config.split_by != "split"]
     page = render(
         "sweep.html",
         title=folder.absolute().name,
@@ -88,12 +89,13 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         own_settings=own_settings,
         searched=searched,
         all_have_settings=set(tables.inits) == {*own_settings, *searched},
+        pretrained=[init for init in tables.inits if any(tables.start(of, init) != SCRATCH for of in tables.tasks)],
         labels_before={name: list(of) for name, of in before.items()},
         with_labels=[init for init in tables.inits if any(of.get(init) for of in before.values())],
         perhaps_with_labels=[
             init for init in tables.inits if {of[init] for of in before.values() if init in of} == {None}
         ],
-        tuned_in_folds=[name for name in in_folds if any(tuned.get(name, {}).values())],
+        tuned_beyond_split=[name for name in beyond_split if any(tuned.get(name, {}).values())],
         failed=tables.failed.to_dict("records"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

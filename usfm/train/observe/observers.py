@@ -7,8 +7,8 @@ in Ray Train). Weights that are spread over workers (FSDP2) are gathered first, 
 
 To watch is no reason to stop: what cannot be read or looked at is logged and left out, and the run goes on. A task
 that cannot be scored at all is refused before the first step: `check_observing` finds it, and rows whose labels a
-task refuses, before any worker starts. A worker that starts again hours later and meets such a row goes on without
-probes.
+task refuses, before any worker starts. A run that goes on, and a worker that starts again hours later, leave out
+the task that meets such a row; the other tasks stay.
 """
 
 import logging
@@ -22,13 +22,14 @@ import torch
 
 from usfm.data.probe_set import ProbeSet, load_probe_set
 from usfm.data.shard_reader import ShardReader
-from usfm.errors import ConfigError, UsfmError
+from usfm.errors import ConfigError, DataError, UsfmError
 from usfm.metrics.rank import mean_cosine, rankme
 from usfm.models.objective import Objective
 from usfm.models.objectives import OBJECTIVES
 from usfm.train.checkpoint import gather_weights
 from usfm.train.context import WorkerContext
 from usfm.train.journal import Journal, rows_until
+from usfm.train.observe.check import without_task
 from usfm.train.observe.features import extract
 from usfm.train.observe.gradients import gradient_norms, parts_of
 from usfm.train.observe.panel_figure import panel_figure
@@ -124,11 +125,14 @@ class Observers:
             reader = ShardReader(config.data.shards, cache)
             self._panels = panel_images(reader, config.data, config.encoder.img_px, observe.panels, SEED)
 
+        def refused(error: DataError) -> None:
+            log.warning(without_task(error))
+
         def rows() -> None:
             if (asked := observe.probe) is not None:
                 self._probe = load_probe_set(
                     asked.shards or config.data.shards, asked.tasks, asked.organ, asked.protocol,
-                    asked.rows_per_class, canvas_px, cache,
+                    asked.rows_per_class, canvas_px, cache, refused,
                 )  # fmt: skip
 
         for read in (images, rows) if observe.panels else (rows,):
