@@ -29,7 +29,7 @@ from ray_jobs.console import Console  # noqa: E402
 from ray_jobs.job import RECIPES  # noqa: E402
 from ray_jobs.sweep_config import SweepConfig, trials  # noqa: E402
 from ray_jobs.sweep_ends import begin, end  # noqa: E402
-from ray_jobs.sweep_tune import Ledger  # noqa: E402
+from ray_jobs.sweep_ledger import Ledger  # noqa: E402
 from usfm.config import load_config  # noqa: E402
 from usfm.errors import UsfmError  # noqa: E402
 from usfm.train.context import PlainContext  # noqa: E402
