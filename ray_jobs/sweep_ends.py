@@ -109,10 +109,10 @@ def _warn_of_labels(config: SweepConfig, console: Console) -> None:
     found: dict[tuple[str, str, bool | None], list[str]] = {}
     for study in studies(config):
         start = study.trial(config.fractions[0], config.seeds[0]).config.init
-        learnt = labels_of_tested(start, study.task, config.shards)
-        found.setdefault((study.init, start, learnt), []).append(study.task.name)
-    for (init, start, learnt), tasks in found.items():
-        if said := labels_warning(f"{init} ({start})", learnt, tasks):
+        key = (study.init, start, labels_of_tested(start, study.task, config.shards))
+        found.setdefault(key, []).append(study.task.name)
+    for (init, given, learnt), tasks in found.items():
+        if said := labels_warning(f"{init} ({given})", learnt, tasks):
             console.warn(said)
     names = [task.name for task in config.tasks if task.split_by == "folds"]
     if tuned := [name for name in names if any(config.tuned.get(name, {}).values())]:

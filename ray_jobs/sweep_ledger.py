@@ -21,7 +21,7 @@ class Ledger:
 
     Attributes:
         failures: why trials failed in this process, by name.
-        found: trials of a search that are done, by name.
+        found: trials of an Optuna search that `known_trials` has met, by name: done, or failed in this process.
         discarded: names of trials whose bundles this process has deleted.
     """
 
