@@ -1,6 +1,9 @@
 """Running the trials of a sweep that are not done, on Ray Tune."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ __all__ = ["TUNE", "run_study", "run_trials"]
 
 TUNE = "tune"
 """Folder of Tune's own records and TensorBoard files in the sweep's folder."""
+CAUGHT = (signal.SIGINT, signal.SIGUSR1)
+"""Signals that end a run of Tune, for which it installs handlers that it leaves behind."""
 
 
 def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, ended: Callable[[], None]) -> None:
@@ -34,8 +39,8 @@ def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, en
     trainable = tune.with_parameters(run_planned, placement=_placement(config))
     first = next(iter(by_name.values()))
     space = {"trial": tune.grid_search(specs)}
-    grid, completed = _fit(config, first, trainable, space, ended, trial_dirname_creator=_name)
-    _book(grid, completed, len(specs), lambda values: by_name[values["trial"]["name"]], ledger)
+    left = _fit(config, first, trainable, space, ended, trial_dirname_creator=_name)
+    _book(left, len(specs), lambda values: by_name[values["trial"]["name"]], ledger)
 
 
 def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable[[], None]) -> None:
@@ -64,8 +69,8 @@ def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable
         run_searched, study=study, at=at, placement=_placement(config), features=_features_of(config, study)
     )
     options = {"search_alg": algorithm, "num_samples": missing}
-    grid, completed = _fit(config, study.trial(*at), trainable, {}, ended, **options)
-    _book(grid, completed, missing, lambda values: study.trial(*at, values), ledger)
+    left = _fit(config, study.trial(*at), trainable, {}, ended, **options)
+    _book(left, missing, lambda values: study.trial(*at, values), ledger)
 
 
 def _features_of(config: SweepConfig, study: Study) -> str:
@@ -79,6 +84,21 @@ def _features_of(config: SweepConfig, study: Study) -> str:
     return str(found or "")
 
 
+@dataclass(frozen=True)
+class _Left:
+    """What a run of Tune leaves.
+
+    Attributes:
+        grid: the results of the trials that it made; none where a second Ctrl-C ended it.
+        completed: last reports of the trials that ended or that the scheduler stopped.
+        interrupted: whether Ctrl-C came, at whatever moment of the run; Tune keeps that to itself.
+    """
+
+    grid: Iterable[Any]
+    completed: Iterable[Mapping[str, Any]]
+    interrupted: bool
+
+
 def _fit(
     config: SweepConfig,
     example: Trial,
@@ -86,8 +106,8 @@ def _fit(
     space: dict[str, Any],
     ended: Callable[[], None],
     **options: Any,
-) -> tuple[Any, list[Mapping[str, Any]]]:
-    """Run one Tuner to its end; returns its grid of results, and the last report of each trial that it let go."""
+) -> _Left:
+    """Run one Tuner to its end, or to a Ctrl-C; the handlers of signals are those from before again."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
@@ -117,7 +137,20 @@ def _fit(
             callbacks=[following],
         ),
     )
-    return tuner.fit(), following.completed
+    grid: Iterable[Any] = ()
+    raised = False
+    main = threading.current_thread() is threading.main_thread()  # elsewhere Tune leaves the handlers alone
+    before = {number: signal.getsignal(number) for number in CAUGHT if main}
+    try:
+        grid = tuner.fit()
+    except KeyboardInterrupt:  # the second one, or Tune does not catch any (TUNE_DISABLE_SIGINT_HANDLER)
+        raised = True
+    finally:
+        after = {number: signal.signal(number, handler) for number, handler in before.items()}
+    # Tune's handler, where it was installed, is gone once it is called: it puts back the one from before
+    installed = main and following.handler not in (None, before[signal.SIGINT])
+    called = installed and after[signal.SIGINT] == before[signal.SIGINT]
+    return _Left(grid, following.completed, raised or called)
 
 
 def _following(ended: Callable[[], None]) -> Any:
@@ -127,6 +160,10 @@ def _following(ended: Callable[[], None]) -> Any:
     class Following(tune.Callback):  # type: ignore[misc]
         def __init__(self) -> None:
             self.completed: list[Mapping[str, Any]] = []  # last reports, of those that ended and that were stopped
+            self.handler: Any = None  # of Ctrl-C while Tune runs, if in this process
+
+        def setup(self, *_: Any, **__: Any) -> None:
+            self.handler = signal.getsignal(signal.SIGINT)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
             if IN_VAIN in result:
@@ -139,35 +176,30 @@ def _following(ended: Callable[[], None]) -> Any:
     return Following()
 
 
-def _book(
-    grid: Any,
-    completed: Iterable[Mapping[str, Any]],
-    asked: int,
-    trial_of: Callable[[Mapping[str, Any]], Trial],
-    ledger: Ledger,
-) -> None:
+def _book(left: _Left, asked: int, trial_of: Callable[[Mapping[str, Any]], Trial], ledger: Ledger) -> None:
     """Note what did not come to its end: failed, or stopped by the scheduler.
 
     Args:
-        grid: Tune's results, of the trials that it made.
-        completed: last reports of those that ended or were stopped.
+        left: by a run of Tune.
         asked: how many trials there should be.
         trial_of: the trial of a Tune config.
         ledger: where it is noted.
 
     Raises:
-        KeyboardInterrupt: the sweep was interrupted, which Tune keeps to itself; trials that it cut are not done.
+        KeyboardInterrupt: the run was interrupted; trials that it cut are not done, and none counts as failed.
     """
-    of_grid = [(trial_of(result.config), result) for result in grid]
-    for trial, result in of_grid:
-        if result.error and not ledger.done(trial):
-            ledger.failures[trial.name] = str(result.error).strip().splitlines()[-1]
-    for report in completed:
+    of_grid = [(trial_of(result.config), result) for result in left.grid]
+    if not left.interrupted:  # else a trial that waits for its next attempt has an error too
+        for trial, result in of_grid:
+            if result.error and not ledger.done(trial):
+                ledger.failures[trial.name] = str(result.error).strip().splitlines()[-1]
+    for report in left.completed:
         trial = trial_of(report["config"])
         if trial.name not in ledger.failures and not ledger.done(trial):
             ledger.stop(trial, report[SCORE])
+    # a Ctrl-C before the first step shows in the count alone: Tune has made no trial
     ended = sum(trial.name in ledger.failures or ledger.done(trial) for trial, _ in of_grid)
-    if ended < asked:
+    if left.interrupted or ended < asked:
         raise KeyboardInterrupt
 
 
