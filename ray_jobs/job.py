@@ -13,7 +13,7 @@ from ray_jobs.console import Console
 from usfm.config import Config, load_config
 from usfm.errors import UsfmError
 
-__all__ = ["RECIPES", "main"]
+__all__ = ["RECIPES", "main", "recipe_path"]
 
 C = TypeVar("C", bound=Config)
 HELP_COLUMNS = 96

@@ -25,9 +25,10 @@ from ray_jobs import job
 from ray_jobs.cluster import connect, require
 from ray_jobs.console import Console, following
 from ray_jobs.sweep_config import SweepConfig, Trial, trials
-from ray_jobs.sweep_ends import begin, end, known, open_ended, plan
+from ray_jobs.sweep_ends import begin, end, plan
+from ray_jobs.sweep_ledger import Ledger, known, open_ended
 from ray_jobs.sweep_table import discard_beaten
-from ray_jobs.sweep_tune import TUNE, Ledger, run_study, run_trials
+from ray_jobs.sweep_tune import TUNE, run_study, run_trials
 from usfm.report.downstream.sweep_page import write_sweep_report
 
 __all__ = ["SweepConfig", "main", "plan", "run", "trials"]

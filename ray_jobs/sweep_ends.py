@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.console import Console
-from ray_jobs.sweep_config import PLACEMENT, TABLE, Study, SweepConfig, Trial, studies, trials
+from ray_jobs.sweep_config import PLACEMENT, TABLE, SweepConfig, Trial, studies, trials
 from ray_jobs.sweep_held import require_grown, require_same
+from ray_jobs.sweep_ledger import Ledger, known, open_ended
 from ray_jobs.sweep_search import write_best
 from ray_jobs.sweep_table import OK, best_trials, keep_best, summarise, write_tables
-from ray_jobs.sweep_tune import Ledger, known_trials
 from usfm.data.labelled_set import LabelledSet
 from usfm.data.left_out import left_out, left_out_line
 from usfm.data.task_config import TaskConfig
@@ -18,7 +18,7 @@ from usfm.errors import UsfmError
 from usfm.train.inheritance import labels_of_tested, labels_warning
 from usfm.train.rundir import open_run
 
-__all__ = ["begin", "end", "known", "open_ended", "plan"]
+__all__ = ["begin", "end", "plan"]
 
 BEST = "best.yaml"
 
@@ -109,10 +109,10 @@ def _warn_of_labels(config: SweepConfig, console: Console) -> None:
     found: dict[tuple[str, str, bool | None], list[str]] = {}
     for study in studies(config):
         start = study.trial(config.fractions[0], config.seeds[0]).config.init
-        learnt = labels_of_tested(start, study.task, config.shards)
-        found.setdefault((study.init, start, learnt), []).append(study.task.name)
-    for (init, start, learnt), tasks in found.items():
-        if said := labels_warning(f"{init} ({start})", learnt, tasks):
+        key = (study.init, start, labels_of_tested(start, study.task, config.shards))
+        found.setdefault(key, []).append(study.task.name)
+    for (init, given, learnt), tasks in found.items():
+        if said := labels_warning(f"{init} ({given})", learnt, tasks):
             console.warn(said)
     names = [task.name for task in config.tasks if task.split_by != "split"]
     if tuned := [name for name in names if any(config.tuned.get(name, {}).values())]:
@@ -121,13 +121,3 @@ def _warn_of_labels(config: SweepConfig, console: Console) -> None:
             "may be labels of patients that are tested, and scores too high: leave it out, or use split_by=split "
             "for the search and here"
         )
-
-
-def open_ended(config: SweepConfig) -> list[Study]:
-    """The studies whose points are chosen while they run."""
-    return studies(config) if config.search is not None and config.search.algorithm == "optuna" else []
-
-
-def known(config: SweepConfig, planned: Mapping[str, Trial], ledger: Ledger) -> list[Trial]:
-    """The trials that can be named now."""
-    return [*planned.values(), *(t for study in open_ended(config) for t in known_trials(config, study, ledger))]

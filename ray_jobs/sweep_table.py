@@ -10,7 +10,7 @@ import pandas as pd
 
 from ray_jobs.console import Console
 from ray_jobs.sweep_config import Trial
-from ray_jobs.sweep_tune import Ledger
+from ray_jobs.sweep_ledger import Ledger
 from usfm.metrics.preference import common_fold, preference
 from usfm.models.bundle import BundleSpec, discard_bundle, is_bundle, read_bundle_spec
 from usfm.report.template import share

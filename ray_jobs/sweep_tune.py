@@ -1,91 +1,25 @@
-"""The trials of a sweep on Ray Tune: which are done, and running those that are not."""
+"""Running the trials of a sweep that are not done, on Ray Tune."""
 
-import json
-import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.features import FOLDER, cache_features, common_features
 from ray_jobs.sweep_config import Study, SweepConfig, Trial
-from ray_jobs.sweep_search import SearchRange, value_at
+from ray_jobs.sweep_ledger import Ledger, known_trials
+from ray_jobs.sweep_search import SearchRange
 from ray_jobs.sweep_trial import IN_VAIN, SCORE, run_planned, run_searched
 from usfm.metrics.evaluation import HIGHER_IS_BETTER, METRIC
-from usfm.models.bundle import is_bundle
-from usfm.train.rundir import read_config
 
-__all__ = ["TUNE", "Ledger", "known_trials", "run_study", "run_trials"]
+__all__ = ["TUNE", "run_study", "run_trials"]
 
-RESULT, STOPPED = "result.json", "stopped.json"
 TUNE = "tune"
 """Folder of Tune's own records and TensorBoard files in the sweep's folder."""
-
-
-class Ledger:
-    """Which trials came to their end on these very shards and first weights, and why others did not.
-
-    Attributes:
-        failures: why trials failed in this process, by name.
-        found: trials of a search that are done, by name.
-        discarded: names of trials whose bundles this process has deleted.
-    """
-
-    def __init__(self) -> None:
-        self.failures: dict[str, str] = {}
-        self.found: dict[str, Trial] = {}
-        self.discarded: set[str] = set()
-        self._bundles: dict[str, bool] = {}  # whether the bundle was there when it was looked for
-        self._inputs: dict[tuple[str, str], dict[str, str]] = {}
-        self._ended: dict[tuple[str, str], dict[str, Any]] = {}  # asked for after every trial, and never changed
-
-    def inputs(self, trial: Trial) -> dict[str, str]:
-        """`FinetuneConfig.inputs`; hashing a checkpoint takes a while, so once per initialisation."""
-        key = (trial.config.shards, trial.config.init)
-        if key not in self._inputs:
-            self._inputs[key] = trial.config.inputs()
-        return self._inputs[key]
-
-    def result(self, trial: Trial) -> dict[str, Any] | None:
-        """The result of a trial that ran to its end, else None."""
-        return self._read(trial, RESULT)
-
-    def stopped(self, trial: Trial) -> dict[str, Any] | None:
-        """What the scheduler left of a trial that it stopped early, else None."""
-        return self._read(trial, STOPPED)
-
-    def stop(self, trial: Trial, val_value: float | None) -> None:
-        """Note that the scheduler stopped a trial, so that it is not run again."""
-        note = {"inputs": self.inputs(trial), "val_value": val_value}
-        partial = Path(trial.config.run_dir) / f"{STOPPED}.partial"
-        partial.write_text(json.dumps(note), encoding="utf-8")
-        os.replace(partial, partial.with_name(STOPPED))
-
-    def has_bundle(self, trial: Trial) -> bool:
-        """Whether a trial that ran to its end has its bundle; looked for once, as none comes or goes by itself."""
-        if trial.name not in self._bundles:
-            self._bundles[trial.name] = is_bundle(Path(trial.config.run_dir) / "best")
-        return self._bundles[trial.name] and trial.name not in self.discarded
-
-    def done(self, trial: Trial) -> bool:
-        """Whether a trial need not run again."""
-        return bool(self.result(trial) or self.stopped(trial))
-
-    def count(self, trials: Iterable[Trial]) -> int:
-        """How many are done."""
-        return sum(self.done(trial) for trial in trials)
-
-    def _read(self, trial: Trial, name: str) -> dict[str, Any] | None:
-        if (trial.name, name) in self._ended:
-            return self._ended[trial.name, name]
-        # unlike `finetune_state.finished` it asks for the inputs only where there is a file: a missing start of a
-        # sweep that has not begun is reported by the check of its trials
-        try:
-            found: dict[str, Any] = json.loads((Path(trial.config.run_dir) / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        if found.get("inputs") != self.inputs(trial):
-            return None
-        return self._ended.setdefault((trial.name, name), found)
+CAUGHT = (signal.SIGINT, signal.SIGUSR1)
+"""Signals that end a run of Tune, for which it installs handlers that it leaves behind."""
 
 
 def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, ended: Callable[[], None]) -> None:
@@ -105,8 +39,8 @@ def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, en
     trainable = tune.with_parameters(run_planned, placement=_placement(config))
     first = next(iter(by_name.values()))
     space = {"trial": tune.grid_search(specs)}
-    grid, completed = _fit(config, first, trainable, space, ended, trial_dirname_creator=_name)
-    _book(grid, completed, len(specs), lambda values: by_name[values["trial"]["name"]], ledger)
+    left = _fit(config, first, trainable, space, ended, trial_dirname_creator=_name)
+    _book(left, len(specs), lambda values: by_name[values["trial"]["name"]], ledger)
 
 
 def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable[[], None]) -> None:
@@ -135,8 +69,8 @@ def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable
         run_searched, study=study, at=at, placement=_placement(config), features=_features_of(config, study)
     )
     options = {"search_alg": algorithm, "num_samples": missing}
-    grid, completed = _fit(config, study.trial(*at), trainable, {}, ended, **options)
-    _book(grid, completed, missing, lambda values: study.trial(*at, values), ledger)
+    left = _fit(config, study.trial(*at), trainable, {}, ended, **options)
+    _book(left, missing, lambda values: study.trial(*at, values), ledger)
 
 
 def _features_of(config: SweepConfig, study: Study) -> str:
@@ -150,17 +84,19 @@ def _features_of(config: SweepConfig, study: Study) -> str:
     return str(found or "")
 
 
-def known_trials(config: SweepConfig, study: Study, ledger: Ledger) -> list[Trial]:
-    """The trials of an Optuna search that are done, or failed in this process, in the order of their names."""
-    at, space = (config.fractions[0], config.seeds[0]), (config.search.space if config.search else {})
-    example = study.trial(*at)
-    for folder in Path(example.config.run_dir).parent.glob(f"{example.name}-*"):
-        if folder.name not in ledger.found and (folder / "config.yaml").exists():
-            tree = read_config(folder)
-            trial = study.trial(*at, {key: value_at(tree, key) for key in space})
-            if trial.name == folder.name and (ledger.done(trial) or trial.name in ledger.failures):
-                ledger.found[trial.name] = trial
-    return [trial for name, trial in sorted(ledger.found.items()) if name.startswith(f"{example.name}-")]
+@dataclass(frozen=True)
+class _Left:
+    """What a run of Tune leaves.
+
+    Attributes:
+        grid: the results of the trials that it made; none where a second Ctrl-C ended it.
+        completed: last reports of the trials that ended or that the scheduler stopped.
+        interrupted: whether Ctrl-C came, at whatever moment of the run; Tune keeps that to itself.
+    """
+
+    grid: Iterable[Any]
+    completed: Iterable[Mapping[str, Any]]
+    interrupted: bool
 
 
 def _fit(
@@ -170,8 +106,8 @@ def _fit(
     space: dict[str, Any],
     ended: Callable[[], None],
     **options: Any,
-) -> tuple[Any, list[Mapping[str, Any]]]:
-    """Run one Tuner to its end; returns its grid of results, and the last report of each trial that it let go."""
+) -> _Left:
+    """Run one Tuner to its end, or to a Ctrl-C; the handlers of signals are those from before again."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
@@ -201,7 +137,20 @@ def _fit(
             callbacks=[following],
         ),
     )
-    return tuner.fit(), following.completed
+    grid: Iterable[Any] = ()
+    raised = False
+    main = threading.current_thread() is threading.main_thread()  # elsewhere Tune leaves the handlers alone
+    before = {number: signal.getsignal(number) for number in CAUGHT if main}
+    try:
+        grid = tuner.fit()
+    except KeyboardInterrupt:  # the second one, or Tune does not catch any (TUNE_DISABLE_SIGINT_HANDLER)
+        raised = True
+    finally:
+        after = {number: signal.signal(number, handler) for number, handler in before.items()}
+    # Tune's handler, where it was installed, is gone once it is called: it puts back the one from before
+    installed = main and following.handler not in (None, before[signal.SIGINT])
+    called = installed and after[signal.SIGINT] == before[signal.SIGINT]
+    return _Left(grid, following.completed, raised or called)
 
 
 def _following(ended: Callable[[], None]) -> Any:
@@ -211,6 +160,10 @@ def _following(ended: Callable[[], None]) -> Any:
     class Following(tune.Callback):  # type: ignore[misc]
         def __init__(self) -> None:
             self.completed: list[Mapping[str, Any]] = []  # last reports, of those that ended and that were stopped
+            self.handler: Any = None  # of Ctrl-C while Tune runs, if in this process
+
+        def setup(self, *_: Any, **__: Any) -> None:
+            self.handler = signal.getsignal(signal.SIGINT)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
             if IN_VAIN in result:
@@ -223,35 +176,30 @@ def _following(ended: Callable[[], None]) -> Any:
     return Following()
 
 
-def _book(
-    grid: Any,
-    completed: Iterable[Mapping[str, Any]],
-    asked: int,
-    trial_of: Callable[[Mapping[str, Any]], Trial],
-    ledger: Ledger,
-) -> None:
+def _book(left: _Left, asked: int, trial_of: Callable[[Mapping[str, Any]], Trial], ledger: Ledger) -> None:
     """Note what did not come to its end: failed, or stopped by the scheduler.
 
     Args:
-        grid: Tune's results, of the trials that it made.
-        completed: last reports of those that ended or were stopped.
+        left: by a run of Tune.
         asked: how many trials there should be.
         trial_of: the trial of a Tune config.
         ledger: where it is noted.
 
     Raises:
-        KeyboardInterrupt: the sweep was interrupted, which Tune keeps to itself; trials that it cut are not done.
+        KeyboardInterrupt: the run was interrupted; trials that it cut are not done, and none counts as failed.
     """
-    of_grid = [(trial_of(result.config), result) for result in grid]
-    for trial, result in of_grid:
-        if result.error and not ledger.done(trial):
-            ledger.failures[trial.name] = str(result.error).strip().splitlines()[-1]
-    for report in completed:
+    of_grid = [(trial_of(result.config), result) for result in left.grid]
+    if not left.interrupted:  # else a trial that waits for its next attempt has an error too
+        for trial, result in of_grid:
+            if result.error and not ledger.done(trial):
+                ledger.failures[trial.name] = str(result.error).strip().splitlines()[-1]
+    for report in left.completed:
         trial = trial_of(report["config"])
         if trial.name not in ledger.failures and not ledger.done(trial):
             ledger.stop(trial, report[SCORE])
+    # a Ctrl-C before the first step shows in the count alone: Tune has made no trial
     ended = sum(trial.name in ledger.failures or ledger.done(trial) for trial, _ in of_grid)
-    if ended < asked:
+    if left.interrupted or ended < asked:
         raise KeyboardInterrupt
 
 

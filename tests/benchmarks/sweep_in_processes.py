@@ -26,10 +26,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ray_jobs.console import Console  # noqa: E402
-from ray_jobs.job import RECIPES  # noqa: E402
+from ray_jobs.job import recipe_path  # noqa: E402
 from ray_jobs.sweep_config import SweepConfig, trials  # noqa: E402
 from ray_jobs.sweep_ends import begin, end  # noqa: E402
-from ray_jobs.sweep_tune import Ledger  # noqa: E402
+from ray_jobs.sweep_ledger import Ledger  # noqa: E402
 from usfm.config import load_config  # noqa: E402
 from usfm.errors import UsfmError  # noqa: E402
 from usfm.train.context import PlainContext  # noqa: E402
@@ -46,10 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no trial after so long")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
-    recipe = RECIPES / f"{options.config}.yaml"
     console = Console()
     try:
-        config = load_config(SweepConfig, recipe if recipe.is_file() else options.config, options.overrides)
+        config = load_config(SweepConfig, recipe_path(options.config), options.overrides)
         if config.search is not None and (config.search.algorithm, config.search.scheduler) != ("random", "fifo"):
             parser.error("a search by Optuna, or with scheduler asha, needs `usfm sweep`")
         _sweep(config, options.processes, options.seconds, console)

@@ -13,8 +13,8 @@ from shard_factory import VIEW
 from ray_jobs import sweep
 from ray_jobs.console import Console
 from ray_jobs.sweep_config import Trial
+from ray_jobs.sweep_ledger import Ledger
 from ray_jobs.sweep_table import best_trials, discard_beaten, keep_best
-from ray_jobs.sweep_tune import Ledger
 from usfm.models import bundle as bundles
 from usfm.models.bundle import discard_bundle, is_bundle, load_bundle
 from usfm.train.context import PlainContext

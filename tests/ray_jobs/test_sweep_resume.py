@@ -84,6 +84,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_table(
         if middle.exists() and running.is_set():
             os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C; Tune catches it and returns
 
+    before = signal.getsignal(signal.SIGINT)
     running, killer = threading.Event(), threading.Thread(target=interrupt)
     running.set()
     killer.start()
@@ -99,6 +100,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_table(
     with (tmp_path / "sweep" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert signal.getsignal(signal.SIGINT) is before  # not Tune's, whose runs are over
     alone = finetune(trials[0].config.model_copy(update={"run_dir": str(tmp_path / "alone")}), PlainContext())
     assert {key: float(rows[0][key]) for key in ("value", "val_value")} == {
         k: alone[k] for k in ("value", "val_value")
