@@ -14,6 +14,7 @@ from pydantic import Field
 from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require
 from ray_jobs.console import Console
+from ray_jobs.signals import handlers_kept
 from usfm.data import location
 from usfm.data.left_out import left_out, left_out_line
 from usfm.data.tasks import load_task
@@ -142,7 +143,8 @@ def fit(
         ),
     )
     try:
-        trainer.fit()
+        with handlers_kept():
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         raised = getattr(error, "worker_failures", {}).values()
         kind = next((type(one) for one in raised if isinstance(one, UsfmError)), UsfmError)

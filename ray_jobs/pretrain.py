@@ -11,6 +11,7 @@ from ray_jobs import job
 from ray_jobs.cluster import ClusterConfig, connect, require, set_start_timeout
 from ray_jobs.console import Console
 from ray_jobs.pretrain_progress import following_run
+from ray_jobs.signals import handlers_kept
 from usfm.data.location import absolute
 from usfm.data.patience import patiently
 from usfm.data.stream import ImageStream
@@ -193,7 +194,8 @@ def _fit(config: PretrainJobConfig, mark: str) -> dict[str, Any]:
         ),
     )
     try:
-        result = trainer.fit()
+        with handlers_kept():
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise UsfmError(
             f"training failed: {error}. Checkpoints are in {run_dir}; --verbose shows the workers"

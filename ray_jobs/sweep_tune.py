@@ -1,13 +1,13 @@
 """Running the trials of a sweep that are not done, on Ray Tune."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.features import FOLDER, cache_features, common_features
+from ray_jobs.signals import handlers_kept
 from ray_jobs.sweep_config import Study, SweepConfig, Trial
 from ray_jobs.sweep_ledger import Ledger, known_trials
 from ray_jobs.sweep_search import SearchRange
@@ -18,8 +18,6 @@ __all__ = ["TUNE", "run_study", "run_trials"]
 
 TUNE = "tune"
 """Folder of Tune's own records and TensorBoard files in the sweep's folder."""
-CAUGHT = (signal.SIGINT, signal.SIGUSR1)
-"""Signals that end a run of Tune, for which it installs handlers that it leaves behind."""
 
 
 def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, ended: Callable[[], None]) -> None:
@@ -139,17 +137,14 @@ def _fit(
     )
     grid: Iterable[Any] = ()
     raised = False
-    main = threading.current_thread() is threading.main_thread()  # elsewhere Tune leaves the handlers alone
-    before = {number: signal.getsignal(number) for number in CAUGHT if main}
-    try:
-        grid = tuner.fit()
-    except KeyboardInterrupt:  # the second one, or Tune does not catch any (TUNE_DISABLE_SIGINT_HANDLER)
-        raised = True
-    finally:
-        after = {number: signal.signal(number, handler) for number, handler in before.items()}
+    before = signal.getsignal(signal.SIGINT)
+    with handlers_kept() as found:
+        try:
+            grid = tuner.fit()
+        except KeyboardInterrupt:  # the second one, or Tune does not catch any (TUNE_DISABLE_SIGINT_HANDLER)
+            raised = True
     # Tune's handler, where it was installed, is gone once it is called: it puts back the one from before
-    installed = main and following.handler not in (None, before[signal.SIGINT])
-    called = installed and after[signal.SIGINT] == before[signal.SIGINT]
+    called = following.handler not in (None, before) and found.get(signal.SIGINT) == before
     return _Left(grid, following.completed, raised or called)
 
 

@@ -1,0 +1,29 @@
+"""Signal handlers that Ray installs while it runs something, and leaves behind."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["handlers_kept"]
+
+CAUGHT = (signal.SIGINT, signal.SIGUSR1)
+"""Signals that end a run of Tune; Ray Train catches the first. One that stays swallows a later Ctrl-C."""
+
+
+@contextmanager
+def handlers_kept() -> Iterator[dict[int, Any]]:
+    """Put the handlers of these signals back after what is done inside, whatever comes of it.
+
+    Yields:
+        signal -> the handler that was found in its place, filled at the end; stays empty outside the main thread,
+        where there are none to change.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in CAUGHT if main}
+    found: dict[int, Any] = {}
+    try:
+        yield found
+    finally:
+        found.update({number: signal.signal(number, handler) for number, handler in before.items()})
