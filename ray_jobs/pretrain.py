@@ -99,7 +99,7 @@ def plan(config: PretrainJobConfig) -> dict[str, Any]:
     except ShardError as error:
         return {"shards": str(error), "epochs": config.epochs, **_without_data(config)}
     derived = _derive(config, stream)
-    said = {"of_probes": found} if (found := check_observing(config)) else {}
+    said = {"probe_notes": found} if (found := check_observing(config)) else {}
     resumes = _resume_step(config, derived)
     return {**derived.to_json(), "resumes_at_step": resumes, "run_dir": config.run_dir, **said}
 

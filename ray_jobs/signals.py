@@ -18,7 +18,7 @@ def handlers_kept() -> Iterator[dict[int, Any]]:
 
     Yields:
         signal -> the handler that was found in its place, filled at the end; stays empty outside the main thread,
-        where there are none to change.
+        where there are none to change. A signal that still has its handler is not touched.
     """
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in CAUGHT if main}
@@ -26,4 +26,7 @@ def handlers_kept() -> Iterator[dict[int, Any]]:
     try:
         yield found
     finally:
-        found.update({number: signal.signal(number, handler) for number, handler in before.items()})
+        for number, handler in before.items():
+            found[number] = signal.getsignal(number)
+            if found[number] is not handler and handler is not None:  # None = one that Python did not install
+                signal.signal(number, handler)

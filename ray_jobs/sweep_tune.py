@@ -37,8 +37,8 @@ def run_trials(config: SweepConfig, waiting: Iterable[Trial], ledger: Ledger, en
     trainable = tune.with_parameters(run_planned, placement=_placement(config))
     first = next(iter(by_name.values()))
     space = {"trial": tune.grid_search(specs)}
-    left = _fit(config, first, trainable, space, ended, trial_dirname_creator=_name)
-    _book(left, len(specs), lambda values: by_name[values["trial"]["name"]], ledger)
+    outcome = _fit(config, first, trainable, space, ended, trial_dirname_creator=_name)
+    _book(outcome, len(specs), lambda values: by_name[values["trial"]["name"]], ledger)
 
 
 def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable[[], None]) -> None:
@@ -67,8 +67,8 @@ def run_study(config: SweepConfig, study: Study, ledger: Ledger, ended: Callable
         run_searched, study=study, at=at, placement=_placement(config), features=_features_of(config, study)
     )
     options = {"search_alg": algorithm, "num_samples": missing}
-    left = _fit(config, study.trial(*at), trainable, {}, ended, **options)
-    _book(left, missing, lambda values: study.trial(*at, values), ledger)
+    outcome = _fit(config, study.trial(*at), trainable, {}, ended, **options)
+    _book(outcome, missing, lambda values: study.trial(*at, values), ledger)
 
 
 def _features_of(config: SweepConfig, study: Study) -> str:
@@ -83,7 +83,7 @@ def _features_of(config: SweepConfig, study: Study) -> str:
 
 
 @dataclass(frozen=True)
-class _Left:
+class _Outcome:
     """What a run of Tune leaves.
 
     Attributes:
@@ -104,7 +104,7 @@ def _fit(
     space: dict[str, Any],
     ended: Callable[[], None],
     **options: Any,
-) -> _Left:
+) -> _Outcome:
     """Run one Tuner to its end, or to a Ctrl-C; the handlers of signals are those from before again."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -145,7 +145,7 @@ def _fit(
             raised = True
     # Tune's handler, where it was installed, is gone once it is called: it puts back the one from before
     called = following.handler not in (None, before) and found.get(signal.SIGINT) == before
-    return _Left(grid, following.completed, raised or called)
+    return _Outcome(grid, following.completed, raised or called)
 
 
 def _following(ended: Callable[[], None]) -> Any:
@@ -171,11 +171,11 @@ def _following(ended: Callable[[], None]) -> Any:
     return Following()
 
 
-def _book(left: _Left, asked: int, trial_of: Callable[[Mapping[str, Any]], Trial], ledger: Ledger) -> None:
+def _book(outcome: _Outcome, asked: int, trial_of: Callable[[Mapping[str, Any]], Trial], ledger: Ledger) -> None:
     """Note what did not come to its end: failed, or stopped by the scheduler.
 
     Args:
-        left: by a run of Tune.
+        outcome: by a run of Tune.
         asked: how many trials there should be.
         trial_of: the trial of a Tune config.
         ledger: where it is noted.
@@ -183,18 +183,18 @@ def _book(left: _Left, asked: int, trial_of: Callable[[Mapping[str, Any]], Trial
     Raises:
         KeyboardInterrupt: the run was interrupted; trials that it cut are not done, and none counts as failed.
     """
-    of_grid = [(trial_of(result.config), result) for result in left.grid]
-    if not left.interrupted:  # else a trial that waits for its next attempt has an error too
+    of_grid = [(trial_of(result.config), result) for result in outcome.grid]
+    if not outcome.interrupted:  # else a trial that waits for its next attempt has an error too
         for trial, result in of_grid:
             if result.error and not ledger.done(trial):
                 ledger.failures[trial.name] = str(result.error).strip().splitlines()[-1]
-    for report in left.completed:
+    for report in outcome.completed:
         trial = trial_of(report["config"])
         if trial.name not in ledger.failures and not ledger.done(trial):
             ledger.stop(trial, report[SCORE])
     # a Ctrl-C before the first step shows in the count alone: Tune has made no trial
     ended = sum(trial.name in ledger.failures or ledger.done(trial) for trial, _ in of_grid)
-    if left.interrupted or ended < asked:
+    if outcome.interrupted or ended < asked:
         raise KeyboardInterrupt
 
 

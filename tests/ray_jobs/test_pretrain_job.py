@@ -70,7 +70,7 @@ def test_a_label_that_a_probe_refuses_is_said_by_the_driver(tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
     lenient = config_of(shards, tmp_path / "run", f"observe.probe.tasks=[{task % ', unlisted: leave_out'}]")
     assert plan(lenient)["resumes_at_step"] == 0
-    assert plan(lenient)["of_probes"] == ["probe task view leaves out: label 'covid' is of no class (1 row)"]
+    assert plan(lenient)["probe_notes"] == ["probe task view leaves out: label 'covid' is of no class (1 row)"]
 
 
 def no_cluster(*_: object) -> None:
@@ -93,7 +93,7 @@ def test_a_run_with_a_checkpoint_goes_on_without_a_probe_task_that_refuses_a_row
     begun = of(other)
     context = PlainContext(torch.device("cpu"))
     pretrain(begun.science(), context, partial(local_feed, config=begun.science(), context=context), 1)
-    refused, left = plan(of(strict, other))["of_probes"]
+    refused, left = plan(of(strict, other))["probe_notes"]
     assert refused.startswith("probe task view: row made/heart/val_040.png#0 says 'covid'")
     assert refused.endswith("The run goes on without this probe task, and its feature rank without the task's rows")
     assert left == "probe task other leaves out: label 'covid' is of no class (1 row)"

@@ -12,6 +12,7 @@ import pytest
 from shard_factory import HEAD, VIEW
 
 from ray_jobs import sweep, sweep_tune
+from ray_jobs.signals import handlers_kept
 from ray_jobs.sweep_config import Trial
 from ray_jobs.sweep_ledger import Ledger
 from ray_jobs.sweep_trial import SCORE
@@ -81,7 +82,7 @@ def tuner(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[MadeUpTuner]]:
         signal.signal(number, handler)
 
 
-def run_of(config: sweep.SweepConfig) -> sweep_tune._Left:
+def run_of(config: sweep.SweepConfig) -> sweep_tune._Outcome:
     """A run of Tune without trials."""
     (first, *_) = sweep.trials(config).values()
     return sweep_tune._fit(config, first, lambda values: None, {}, lambda: None)
@@ -94,9 +95,9 @@ def test_handlers_are_those_from_before_and_ctrl_c_is_seen(
 
     def interrupted(at_the_end: Callable[[], None]) -> bool:
         monkeypatch.setattr(tuner, "before_the_end", at_the_end)
-        left = run_of(config)
+        outcome = run_of(config)
         assert {number: signal.getsignal(number) for number in SIGNALS} == before
-        return left.interrupted
+        return outcome.interrupted
 
     def fail() -> None:
         raise RuntimeError("of Tune")
@@ -116,14 +117,30 @@ def test_handlers_are_those_from_before_and_ctrl_c_is_seen(
     assert interrupted(press)
 
 
+def test_a_signal_that_keeps_its_handler_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To set a handler anew would undo one that was installed below Python, as faulthandler does."""
+    before, put = signal.getsignal(signal.SIGINT), signal.signal
+    touched: list[int] = []
+
+    def seen(number: int, handler: Any) -> Any:
+        touched.append(number)
+        return put(number, handler)
+
+    monkeypatch.setattr(signal, "signal", seen)
+    with handlers_kept() as found:
+        put(signal.SIGINT, signal.SIG_IGN)
+    assert (touched, found[signal.SIGINT]) == ([signal.SIGINT], signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 def test_outside_of_the_main_thread_nothing_is_taken_for_ctrl_c(
     small_shards: Path, tmp_path: Path, tuner: type[MadeUpTuner]
 ) -> None:
-    left: list[sweep_tune._Left] = []
-    thread = threading.Thread(target=lambda: left.append(run_of(config_of(small_shards, tmp_path))))
+    outcomes: list[sweep_tune._Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(run_of(config_of(small_shards, tmp_path))))
     thread.start()
     thread.join()
-    assert [one.interrupted for one in left] == [False]
+    assert [one.interrupted for one in outcomes] == [False]
 
 
 def test_ctrl_c_after_the_last_trial_of_a_study_ends_the_search(
@@ -153,11 +170,11 @@ def trials(small_shards: Path, tmp_path: Path) -> dict[str, Trial]:
     return named
 
 
-def left_of(errors: Mapping[str, str | None], interrupted: bool) -> sweep_tune._Left:
+def outcome_of(errors: Mapping[str, str | None], interrupted: bool) -> sweep_tune._Outcome:
     """A run of Tune that made some trials, of which two were completed: one was done, the scheduler stopped one."""
     grid = [SimpleNamespace(config={"is": name}, error=error) for name, error in errors.items()]
     completed = [{"config": {"is": name}, SCORE: score} for name, score in (("done", 0.9), ("stopped", 0.4))]
-    return sweep_tune._Left(grid, completed, interrupted)
+    return sweep_tune._Outcome(grid, completed, interrupted)
 
 
 ERRORS = {"done": None, "stopped": None, "failed": "Traceback\n  line\nOSError: disk\n"}
@@ -165,7 +182,7 @@ ERRORS = {"done": None, "stopped": None, "failed": "Traceback\n  line\nOSError: 
 
 def test_what_became_of_trials_is_noted(trials: dict[str, Trial]) -> None:
     ledger = Ledger()
-    sweep_tune._book(left_of(ERRORS, False), 3, lambda values: trials[values["is"]], ledger)
+    sweep_tune._book(outcome_of(ERRORS, False), 3, lambda values: trials[values["is"]], ledger)
     assert ledger.failures == {trials["failed"].name: "OSError: disk"}
     assert {name for name, trial in trials.items() if ledger.done(trial)} == {"done", "stopped"}
     assert {name: (ledger.stopped(trial) or {}).get("val_value") for name, trial in trials.items()} == {
@@ -189,7 +206,7 @@ def test_an_interruption_leaves_what_it_cut_to_go_on(
 ) -> None:
     ledger = Ledger()
     with pytest.raises(KeyboardInterrupt):
-        sweep_tune._book(left_of(errors, interrupted), asked, lambda values: trials[values["is"]], ledger)
+        sweep_tune._book(outcome_of(errors, interrupted), asked, lambda values: trials[values["is"]], ledger)
     assert {name for name, trial in trials.items() if Ledger().done(trial)} == {"done", "stopped"}
     assert Ledger().stopped(trials["done"]) is None
     assert trials["cut"].name not in ledger.failures

@@ -48,6 +48,13 @@ def test_the_page_says_whose_settings_were_chosen(tmp_path: Path) -> None:
     assert "scratch were searched before this" in said
     assert "share learning rate" not in said
     assert "share learning rate" not in limits(tuned={"head": {**tuned["head"], "unet": {"steps": 8}}})
+    several = write_sweep(tmp_path / "several", fractions=(0.2, 1.0), seeds=(0,), items=4)
+    config = yaml.safe_load((several / "config.yaml").read_text())
+    tuned["head"]["unet"] = {"steps": 8}
+    (several / "config.yaml").write_text(yaml.safe_dump({**config, "tuned": tuned}))
+    said = " ".join(Page(write_sweep_report(several)).text.split())
+    assert "Settings of dual, scratch, unet (head) were searched before this" in said
+    assert "All others share learning rate and steps" in said  # those of view
 
 
 def test_the_page_names_what_learnt_from_labels_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ class SpeedConfig(Config):
         gradients: in which precision gradients travel between workers, "fp32" or "bf16" (half the bytes).
         bucket_mb: gradients that DDP sends together, in MB.
         deterministic: algorithms that give the same bits each time: a run that was stopped goes on as if it had not
-            been. False = faster on a GPU (by a tenth or more), and equal up to rounding.
+            been. False = equal up to rounding, and faster on some GPUs and encoders.
     """
 
     parallel: Literal["ddp", "fsdp"] = "ddp"

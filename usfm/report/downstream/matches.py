@@ -11,7 +11,7 @@ from usfm.report.downstream.points import Difference, Point
 __all__ = ["LEAST_SEEDS", "Match", "matches"]
 
 LEAST_SEEDS = 2
-"""That a difference needs to bound a match, as long as the sweep has so many: one run says nothing of others."""
+"""That a difference needs to count for a match, if the sweep has so many: one run says nothing of others."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Match:
     """The share of the labels that gives an initialisation the score of another one with all labels.
 
     It is read off the paired differences to that score (`points.differences_to_all`), each over the seeds that both
-    have, so that a run which failed on one side moves nothing.
+    have, so that a run which failed on one side moves nothing; off those of `LEAST_SEEDS`, if there are two.
 
     Attributes:
         task: name.
@@ -28,12 +28,12 @@ class Match:
         target: its score with all labels, mean over all its seeds.
         fraction: where the differences first reach zero above `worse_at`, interpolated between tried fractions;
             None = none of them above it does. Where there is a `better_at` it is no larger.
-        least: the smallest fraction that was compared; a match there may lie lower still.
+        least: the smallest fraction that it is read off; a match there may lie lower still.
         worse_at: the largest tried fraction at which it is still worse than the base with all labels (the whole
             interval, of `LEAST_SEEDS`); None = at none.
         better_at: the smallest tried fraction above that at which it is better; None = at none. Without either of
             them nothing is decided.
-        fewest_seeds: pairs of runs of the difference that has the fewest.
+        fewest_seeds: pairs of runs of the difference that has the fewest, of those that it is read off.
         most_seeds: of the one that has the most.
     """
 
@@ -68,14 +68,16 @@ def matches(found: Sequence[Point], to_all: Sequence[Difference], base: str | No
         compared = {of.fraction: of for of in to_all if (of.init, of.base) == (init, base) and of.comparison.seeds}
         if len(compared) < 2:  # a point is no curve
             continue
-        paired = [of.comparison.seeds for of in compared.values()]
-        verdict = {at: of.verdict for at, of in compared.items() if of.comparison.seeds >= min(LEAST_SEEDS, seeds)}
+        firm = {at: of for at, of in compared.items() if of.comparison.seeds >= min(LEAST_SEEDS, seeds)}
+        verdict = {at: of.verdict for at, of in firm.items()}
+        read = firm if len(firm) > 1 else compared
+        paired = [of.comparison.seeds for of in read.values()]
         worse_at = max((at for at, said in verdict.items() if said == "worse"), default=None)
         better = (at for at, said in verdict.items() if said == "better" and at > (worse_at or 0.0))
-        curve = {at: of.score.value for at, of in compared.items() if at >= (worse_at or 0.0)}
+        curve = {at: of.score.value for at, of in read.items() if at >= (worse_at or 0.0)}
         fraction = fraction_to_match(curve, 0.0, HIGHER_IS_BETTER[whole[0].metric])
         made.append(Match(
-            whole[0].task, init, whole[0].init, whole[0].score.value, fraction, min(compared), worse_at,
+            whole[0].task, init, whole[0].init, whole[0].score.value, fraction, min(read), worse_at,
             min(better, default=None), min(paired), max(paired),
         ))  # fmt: skip
     return made

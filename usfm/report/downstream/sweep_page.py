@@ -27,6 +27,7 @@ from usfm.data.left_out import left_out_text
 from usfm.errors import DataError
 from usfm.report.downstream.breakdown import cost
 from usfm.report.downstream.charts import colours
+from usfm.report.downstream.matches import LEAST_SEEDS
 from usfm.report.downstream.sweep_task import TABLE_NAMES, TaskPart, task_part
 from usfm.report.downstream.tables import SweepTables, read_sweep, write_table
 from usfm.report.downstream.words import bounded, reached, readable
@@ -65,7 +66,7 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
     write_table(folder / TABLES, "cost", spent)
     own_settings = [init for init in tables.inits if tables.own_settings(init)]
     tuned = tables.config.get("tuned", {})
-    searched = [init for init in tables.inits if any(of.get(init) for of in tuned.values())]
+    searched = {task: [init for init in tables.inits if tuned.get(task, {}).get(init)] for task in tables.tasks}
     before = {task.config.name: _labels_before(tables, task) for task in tasks}
     beyond_split = [task.config.name for task in tasks if task.config.split_by != "split"]
     page = render(
@@ -84,11 +85,14 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
         robustness=robustness,
         reached=reached,
         bounded=bounded,
+        least_seeds=LEAST_SEEDS,
         environment=read_json(folder / "environment.json"),
         cached=(folder / "features").is_dir(),
         own_settings=own_settings,
-        searched=searched,
-        all_have_settings=set(tables.inits) == {*own_settings, *searched},
+        searched=_of_tasks(searched),
+        all_have_settings=all(
+            init in (*own_settings, *searched[task.config.name]) for task in tasks for init in task.inits
+        ),
         pretrained=[init for init in tables.inits if any(tables.start(of, init) != SCRATCH for of in tables.tasks)],
         labels_before={name: list(of) for name, of in before.items()},
         with_labels=[init for init in tables.inits if any(of.get(init) for of in before.values())],
@@ -101,6 +105,13 @@ def write_sweep_report(folder: Path, robustness: bool = True) -> Path:
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
+
+
+def _of_tasks(inits: Mapping[str, Sequence[str]]) -> str:
+    """Initialisations of each task in words; the tasks are named where they differ."""
+    if len({tuple(of) for of in inits.values()}) == 1:
+        return ", ".join(next(iter(inits.values())))
+    return "; ".join(f"{', '.join(of)} ({task})" for task, of in inits.items() if of)
 
 
 def _labels_before(tables: SweepTables, task: TaskPart) -> dict[str, bool | None]:
