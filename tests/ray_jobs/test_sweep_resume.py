@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -117,11 +118,14 @@ def test_a_trial_whose_process_alone_is_killed_goes_on_from_its_state(small_shar
     })  # fmt: skip
     (trial,) = sweep.trials(config).values()
     middle, killed = Path(trial.config.run_dir) / "state" / "middle.pt", []
+    saved: set[int] = set()  # a report waits until Tune has taken the one before: after three states one is there
 
     def kill() -> None:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            if middle.exists():
+            with suppress(FileNotFoundError):
+                saved.add(middle.stat().st_mtime_ns)
+            if len(saved) > 2:
                 actors = [
                     p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::Implicit")
                 ]
