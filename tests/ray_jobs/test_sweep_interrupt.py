@@ -66,20 +66,27 @@ class MadeUpTuner:
         return [SimpleNamespace(config=config, error=None) for config in configs]
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Those of a terminal (a shell's background jobs ignore Ctrl-C); put back after the test, whatever it shows."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
-def tuner(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[MadeUpTuner]]:
-    """In place of Tune's; the handlers of signals are put back after the test, whatever it shows."""
+def tuner(monkeypatch: pytest.MonkeyPatch) -> type[MadeUpTuner]:
+    """In place of Tune's."""
     from ray import tune
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
     monkeypatch.setattr(tune, "Tuner", MadeUpTuner)
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, **_: trainable)  # needs a cluster
     monkeypatch.setattr(MadeUpTuner, "made", [])
     monkeypatch.setattr(MadeUpTuner, "before_the_end", lambda: None, raising=False)
     monkeypatch.setattr(MadeUpTuner, "trials", {}, raising=False)
-    yield MadeUpTuner
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return MadeUpTuner
 
 
 def run_of(config: sweep.SweepConfig) -> sweep_tune._Outcome:

@@ -157,7 +157,7 @@ def test_trials_that_failed_at_the_largest_fraction_leave_a_gap(small_shards: Pa
     results.to_parquet(folder / "results.parquet")
     items[(items.init != "dual") | (items.fraction < 1)].to_parquet(folder / "items.parquet")
     page = Page(write_sweep_report(folder))
-    assert "test images of view from dual. no trial of it with 100 % of the labels has a score" in page.text
+    assert "test images of view from dual: no trial of it with 100 % of the labels has a score" in page.text
     short = page.text[page.text.index("In short") : page.text.index("20 test images")]
     assert "12.5 %" in short  # few labels; the most it has are the 20 % beside it
     assert short.count("20 %") == 1
