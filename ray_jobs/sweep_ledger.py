@@ -93,7 +93,8 @@ def known_trials(config: SweepConfig, study: Study, ledger: Ledger) -> list[Tria
             trial = study.trial(*at, {key: value_at(tree, key) for key in space})
             if trial.name == folder.name and (ledger.done(trial) or trial.name in ledger.failures):
                 ledger.found[trial.name] = trial
-    return [trial for name, trial in sorted(ledger.found.items()) if name.startswith(f"{example.name}-")]
+    ours = (study.task.name, study.init)  # of names alone, `x-1-0-...` may be the init x or x-1-0
+    return [trial for _, trial in sorted(ledger.found.items()) if (trial.config.task.name, trial.init) == ours]
 
 
 def open_ended(config: SweepConfig) -> list[Study]:

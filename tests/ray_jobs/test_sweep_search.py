@@ -6,6 +6,8 @@ import pytest
 from shard_factory import VIEW
 
 from ray_jobs import sweep
+from ray_jobs.sweep_config import studies
+from ray_jobs.sweep_ledger import Ledger, known_trials
 from ray_jobs.sweep_search import SearchConfig, draw
 from usfm.errors import ConfigError
 
@@ -61,3 +63,15 @@ def test_points_of_a_random_search_are_the_same_for_all_and_in_range() -> None:
     # a key more leaves the draws of the others as they are
     more = SearchConfig.build({"space": {"e": {"uniform": [0, 1]}, **space}})
     assert {k: v for k, v in draw(more, 5).items() if k != "e"} == points[5]
+
+
+def test_searches_whose_names_begin_alike_are_kept_apart(small_shards: Path, tmp_path: Path) -> None:
+    search = {"space": {"optim.lr": {"loguniform": [1e-4, 1e-2]}}, "algorithm": "optuna"}
+    inits = {"x": "scratch", "x-1-0": "scratch"}
+    config = config_of(small_shards, tmp_path, inits=inits, fractions=[1.0], search=search)
+    ours, theirs = studies(config)
+    trial, ledger = theirs.trial(1.0, 0, {"optim.lr": 1e-3}), Ledger()
+    assert trial.name.startswith(f"{ours.trial(1.0, 0).name}-")
+    ledger.found[trial.name] = trial
+    assert known_trials(config, ours, ledger) == []
+    assert known_trials(config, theirs, ledger) == [trial]
