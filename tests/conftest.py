@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from shard_factory import write_small_shards
+from sweep_factory import write_sweep
 
 from ray_jobs.cluster import set_environment, set_token
 from usfm.data.simulate import write_archive
+from usfm.report.downstream.tables import SweepTables, read_sweep
 
 # before any test module can import ray, which reads its switches once
 set_environment()
@@ -57,3 +59,10 @@ def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labelled shards of three organs, 64 px, read-only (see `shard_factory`)."""
     return write_small_shards(tmp_path_factory.mktemp("small_shards"))
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> SweepTables:
+    """Those of a made-up sweep: two tasks, three starts, fractions and seeds; read-only (see `sweep_factory`)."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return read_sweep(write_sweep(folder, fractions=(0.05, 0.2, 1.0), seeds=range(3), items=40))

@@ -17,16 +17,6 @@ from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_sweep(tmp_path_factory.mktemp("sweep"), fractions=(0.05, 0.2, 1.0), seeds=range(3), items=40)
-
-
-@pytest.fixture(scope="module")
-def tables(folder):
-    return read_sweep(folder)
-
-
 def test_the_share_of_labels_that_equals_all_from_scratch(tables) -> None:
     found = points(tables, "head")
     target = next(p.score.value for p in found if (p.init, p.fraction) == ("scratch", 1.0))

@@ -17,16 +17,6 @@ from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep, write_table
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_sweep(tmp_path_factory.mktemp("sweep"), fractions=(0.05, 0.2, 1.0), seeds=range(3), items=40)
-
-
-@pytest.fixture(scope="module")
-def tables(folder):
-    return read_sweep(folder)
-
-
 def test_a_point_is_the_mean_over_seeds_inside_its_interval(tables) -> None:
     found = points(tables, "head")
     assert [(point.init, point.fraction) for point in found] == [
