@@ -9,7 +9,8 @@ from typing import Any
 __all__ = ["handlers_kept"]
 
 CAUGHT = (signal.SIGINT, signal.SIGUSR1)
-"""Signals that end a run of Tune; Ray Train catches the first. One that stays swallows a later Ctrl-C."""
+"""Signals that end a run of Tune; Ray Train catches the first. A handler that stays swallows a later Ctrl-C, or
+ends the process with status 0."""
 
 
 @contextmanager

@@ -89,7 +89,8 @@ class _Outcome:
     Attributes:
         grid: the results of the trials that it made; none where a second Ctrl-C ended it.
         completed: last reports of the trials that ended or that the scheduler stopped.
-        interrupted: whether Ctrl-C came, at whatever moment of the run; Tune keeps that to itself.
+        interrupted: whether Ctrl-C came, which Tune keeps to itself; one before its first step may show alone
+            in the trials that it did not make (`_book`).
     """
 
     grid: Iterable[Any]
