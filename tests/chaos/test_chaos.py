@@ -10,6 +10,7 @@ import pytest
 import torch
 from chaos.session import ChaosSession
 from chaos.watched_job import settings
+from threads import torch_threads
 
 from ray_jobs.pretrain import PretrainJobConfig
 from usfm.train.context import PlainContext
@@ -22,12 +23,9 @@ STEPS = 120
 def plain_run(shards: Path, run_dir: Path, steps: int) -> Path:
     """The same run without Ray, on one thread as a worker has."""
     config = PretrainJobConfig.build(settings(str(shards), run_dir, steps)).science()
-    context, threads = PlainContext(torch.device("cpu")), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    context = PlainContext(torch.device("cpu"))
+    with torch_threads(1):
         pretrain(config, context, lambda stream, plan: local_feed(stream, plan, config, context))
-    finally:
-        torch.set_num_threads(threads)
     return run_dir
 
 

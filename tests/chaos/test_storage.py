@@ -10,6 +10,7 @@ import pytest
 import torch
 from chaos.storage import RunStorage
 from chaos.watched_job import loss_stream, settings
+from threads import torch_threads
 
 from ray_jobs.pretrain import PretrainJobConfig
 from usfm.train.checkpoint import latest_checkpoint
@@ -34,12 +35,8 @@ def train(shards: Path, run_dir: Path, pause: Callable[[int], None] = lambda ste
 
         return feed
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         pretrain(config, context, feed_of)
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

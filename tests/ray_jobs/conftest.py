@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from shard_factory import HEAD, VIEW
+from threads import torch_threads
 
 from ray_jobs.cluster import ClusterConfig, connect
 from usfm.data.stream import ImageStream
@@ -22,6 +23,13 @@ FOLDER = Path(__file__).parent
 CLUSTER = ClusterConfig(address="local", num_cpus=2, object_store_mb=512)
 SHARED = ExitStack()
 ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the workers, with whose numbers this process is compared to the bit."""
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +82,8 @@ def pretrained(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     plan = PretrainPlan.derive(config, ImageStream(config.data, config.seed), 1)
     open_run(folder, config, plan.to_json())
     context = PlainContext(torch.device("cpu"))
-    pretrain(config, context, lambda stream, made: local_feed(stream, made, config, context))
+    with torch_threads(1):
+        pretrain(config, context, lambda stream, made: local_feed(stream, made, config, context))
     return folder
 
 
@@ -89,5 +98,6 @@ def finetuned(
         "encoder": ENCODER, "steps": 6, "batch_size": 8, "eval_every": 3, "optim": {"lr": 1e-3, "base_batch": 8},
     })  # fmt: skip
     open_run(folder, config, {})
-    finetune(config, PlainContext())
+    with torch_threads(1):
+        finetune(config, PlainContext())
     return config

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from threads import torch_threads
 
 from ray_jobs.cluster import RAY_ENVIRONMENT
 from usfm.errors import ConfigError
@@ -21,10 +22,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 def state() -> tuple[int, bool]:
