@@ -27,7 +27,7 @@ ENCODER = {"size": "nano", "img_px": 32, "patch_px": 8, "drop_path": 0.0}
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As the workers, with whose numbers this process is compared to the bit."""
+    """One thread, as the workers have: this process is compared with them bit for bit."""
     with torch_threads(1):
         yield
 
