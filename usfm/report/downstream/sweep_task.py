@@ -75,7 +75,7 @@ class TaskPart:
         unseen: the same differences over the images that pre-training never saw; none with `split_by: split`.
         measured: errors of what the masks measure, by fraction and initialisation.
         matches: share of the labels that equals all labels from scratch.
-        claim: with few labels; None where there is one fraction alone.
+        claims: with few labels, by initialisation other than the one from scratch; none of one fraction alone.
         curve: chart.
         difference_chart: chart, "" where nothing was compared.
         grids: by "organ", "source" and "score", then by its value and initialisation.
@@ -97,7 +97,7 @@ class TaskPart:
     unseen: list[Difference]
     measured: dict[float, dict[str, Measured]]
     matches: list[Match]
-    claim: Claim | None
+    claims: dict[str, Claim]
     curve: Markup
     difference_chart: Markup | str
     grids: dict[str, dict[str, dict[str, Mapping[str, Any]]]]
@@ -107,6 +107,10 @@ class TaskPart:
     cases: list[Drawn] = field(default_factory=list)
     absent: list[tuple[str, str]] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def match(self, init: str) -> Match | None:
+        """The share of the labels that gives an initialisation the score of all labels from scratch."""
+        return next((of for of in self.matches if of.init == init), None)
 
     @property
     def without_interval(self) -> bool:
@@ -160,7 +164,7 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
         unseen=unseen_differences(tables, name),
         measured=measured(tables, name),
         matches=matched,
-        claim=_claim(found, compared, lead, tables.base),
+        claims=_claims(found, compared, [init for init in inits if init != tables.base] or inits, tables.base),
         curve=curve_chart(found, tables.inits, tables.base, matched[0] if matched else None),
         difference_chart=difference_chart(compared, tables.inits, tables.base) if compared else "",
         grids={column: _grid(rows, column) for column, rows in by.items()},
@@ -219,14 +223,18 @@ def _look_at_images(part: TaskPart, tables: SweepTables, robustness: bool) -> No
             ]
 
 
-def _claim(found: Sequence[Point], compared: Sequence[Difference], lead: str, base: str | None) -> Claim | None:
-    mine = {point.fraction: point for point in found if point.init == lead}
-    *fewer, most = sorted(mine)
-    if not fewer:
-        return None
-    few = min(fewer, key=lambda fraction: abs(fraction - FEW_LABELS))
-    against = [of for of in compared if (of.init, of.base, of.fraction) == (lead, base, few)]
-    return Claim(mine[few], mine[most], against[0] if against else None)
+def _claims(
+    found: Sequence[Point], compared: Sequence[Difference], inits: Sequence[str], base: str | None
+) -> dict[str, Claim]:
+    claims: dict[str, Claim] = {}
+    for init in inits:
+        mine = {point.fraction: point for point in found if point.init == init}
+        *fewer, most = sorted(mine)
+        if fewer:
+            few = min(fewer, key=lambda fraction: abs(fraction - FEW_LABELS))
+            against = [of for of in compared if (of.init, of.base, of.fraction) == (init, base, few)]
+            claims[init] = Claim(mine[few], mine[most], against[0] if against else None)
+    return claims
 
 
 def _grid(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, dict[str, Mapping[str, Any]]]:
