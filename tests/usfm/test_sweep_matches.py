@@ -15,6 +15,7 @@ from usfm.report.downstream.matches import matches
 from usfm.report.downstream.points import differences, differences_to_all, points
 from usfm.report.downstream.sweep_page import write_sweep_report
 from usfm.report.downstream.tables import read_sweep
+from usfm.report.downstream.words import bounded, reached
 
 
 def test_the_share_of_labels_that_equals_all_from_scratch(tables) -> None:
@@ -127,3 +128,31 @@ def test_seeds_that_one_share_lacks_move_no_other(tmp_path: Path) -> None:
     page = " ".join(Page(write_sweep_report(folder, robustness=False)).text.split())
     short = page[page.index("In short") : page.index("60 test images")]
     assert "better 1 seed" in short  # its difference with few labels
+
+
+def test_every_start_has_a_row_with_its_own_match(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.05, 0.2, 1.0), seeds=(0, 1), items=20)
+    text = write_sweep_report(folder).read_text("utf-8")
+    short = text[text.index("In short") : text.index('id="task-head"')]
+    of_dual, of_unet = short.split("<tr>")[2:]
+    assert '<td rowspan="2"><a href="#task-head">' in of_dual
+    assert "rowspan" not in of_unet
+    tables = read_sweep(folder)
+    found = points(tables, "head")
+    of_match = {of.init: of for of in matches(found, differences_to_all(tables, "head"), "scratch", tables.seeds)}
+    said = {init: (reached(match), bounded(match)) for init, match in of_match.items()}
+    assert said["dual"] != said["unet"]
+    for init, row in (("dual", of_dual), ("unet", of_unet)):
+        assert f"{init}</td>" in row
+        assert all(
+            f"{point.score.value:.3f}" in row for point in found if point.init == init and point.fraction >= 0.2
+        )
+        assert f"{said[init][0]} <br>" in row
+        assert f"({said[init][1]})" in row
+    # one that was tried with all labels alone has no row, and no other one's match
+    without = pd.read_parquet(folder / "results.parquet")
+    without = without[(without.init != "dual") | (without.fraction == 1)]
+    without.to_parquet(folder / "results.parquet")
+    text = write_sweep_report(folder).read_text("utf-8")
+    (row,) = text[text.index("In short") : text.index('id="task-head"')].split("<tr>")[2:]
+    assert "unet</td>" in row

@@ -164,27 +164,6 @@ def test_trials_that_failed_at_the_largest_fraction_leave_a_gap(small_shards: Pa
     assert set(pd.read_csv(folder / "tables" / "calibration.csv").init) == {"scratch", "unet"}
 
 
-def test_every_start_has_a_row_with_its_own_match(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.05, 0.2, 1.0), seeds=(0, 1), items=20)
-    text = write_sweep_report(folder).read_text("utf-8")
-    short = text[text.index("In short") : text.index('id="task-head"')]
-    of_dual, of_unet = short.split("<tr>")[2:]
-    assert '<td rowspan="2"><a href="#task-head">' in of_dual
-    assert "rowspan" not in of_unet
-    points = pd.read_csv(folder / "tables" / "points.csv").set_index(["init", "fraction"]).value
-    for init, row in (("dual", of_dual), ("unet", of_unet)):
-        assert f"{init}</td>" in row
-        assert f"{points[init, 0.2]:.3f}" in row
-        assert f"{points[init, 1.0]:.3f}" in row
-    # one that was tried with all labels alone has no row, and no other one's match
-    without = pd.read_parquet(folder / "results.parquet")
-    without = without[(without.init != "dual") | (without.fraction == 1)]
-    without.to_parquet(folder / "results.parquet")
-    text = write_sweep_report(folder).read_text("utf-8")
-    (row,) = text[text.index("In short") : text.index('id="task-head"')].split("<tr>")[2:]
-    assert "unet</td>" in row
-
-
 def test_without_all_labels_nothing_is_said_of_them(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, tasks=("head",), fractions=(0.05, 0.2), seeds=(0,), items=8)
     page = Page(write_sweep_report(folder))

@@ -151,20 +151,20 @@ def task_part(tables: SweepTables, name: str, robustness: bool) -> TaskPart:
           "score": further_scores(tables, name, most)}  # fmt: skip
     to_all = differences_to_all(tables, name)
     matched = matches(found, to_all, tables.base, tables.seeds)
-    lead = next((init for init in inits if init != tables.base), inits[0])
+    in_question = [init for init in inits if init != tables.base] or inits
     config = tables.task_configs[name]
     part = TaskPart(
         config=config,
         metric=found[0].metric,
         inits=inits,
-        lead=lead,
+        lead=in_question[0],
         most=most,
         points=sorted(found, key=lambda point: (point.fraction, inits.index(point.init))),
         differences=compared,
         unseen=unseen_differences(tables, name),
         measured=measured(tables, name),
         matches=matched,
-        claims=_claims(found, compared, [init for init in inits if init != tables.base] or inits, tables.base),
+        claims=_claims(found, compared, in_question, tables.base),
         curve=curve_chart(found, tables.inits, tables.base, matched[0] if matched else None),
         difference_chart=difference_chart(compared, tables.inits, tables.base) if compared else "",
         grids={column: _grid(rows, column) for column, rows in by.items()},
